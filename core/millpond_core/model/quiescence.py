@@ -1,0 +1,100 @@
+"""Quiescence: one going-still, from the instruction to the release."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from millpond_core.model.meta import Column, Condition, ObjectMeta, Rule, Wire
+
+Reason = Literal["DeviceFailed", "NodeFailed", "Reconfigure", "Maintenance", "Snapshot", "Shutdown", "Manual"]
+QuiescencePhase = Literal[
+    "Pending", "Instructed", "Draining", "Quiesced", "Reconfigured", "Released", "Expired", "Aborted"
+]
+
+
+class Scope(Wire, frozen=True, kw_only=True):
+    """What is to go still."""
+
+    volumes: Annotated[list[str], Meta(description="Names of VirtualVolumes.", max_length=1024)] = []
+    nodes: Annotated[list[str], Meta(description="All volumes attached on these nodes.", max_length=256)] = []
+
+
+class QuiescenceSpec(Wire, frozen=True, kw_only=True):
+    """The instruction. Immutable but for release."""
+
+    reason: Annotated[Reason, Meta(description="Immutable. Why.")] = "Manual"
+    scope: Annotated[Scope, Meta(description="Immutable. What is to go still.")] = Scope()
+    hold_io: Annotated[
+        bool,
+        Meta(description="Immutable. Whether reads and writes wait too; long operations halt in any case."),
+    ] = False
+    deadline_seconds: Annotated[
+        int, Meta(description="Immutable. Seconds after which every hold ends by itself.", ge=1, le=600)
+    ] = 30
+    release: Annotated[bool, Meta(description="Set to true to end it; cannot be taken back.")] = False
+    message: Annotated[
+        str, Meta(description="Immutable. One sentence for people: what it is for.", max_length=1024)
+    ] = ""
+
+
+class Acknowledgement(Wire, frozen=True, kw_only=True):
+    """One participant's word that it is still."""
+
+    node: Annotated[str, Meta(description="The node.")]
+    at: Annotated[str, Meta(description="When it was still (RFC 3339, microseconds).")]
+    hold_remaining_ms: Annotated[int, Meta(description="Milliseconds of I/O hold it had left.", ge=0)] = 0
+
+
+class TimelineEntry(Wire, frozen=True, kw_only=True):
+    phase: Annotated[str, Meta(description="The phase that began.")]
+    at: Annotated[str, Meta(description="When (RFC 3339, microseconds).")]
+    message: Annotated[str, Meta(description="What happened.")] = ""
+
+
+class GenerationChange(Wire, frozen=True, kw_only=True):
+    volume: Annotated[str, Meta(description="Name of the VirtualVolume.")]
+    before: Annotated[int, Meta(description="Mapping generation before.", ge=0)] = 0
+    after: Annotated[int, Meta(description="Mapping generation after; 0: not committed yet.", ge=0)] = 0
+
+
+class QuiescenceStatus(Wire, frozen=True, kw_only=True):
+    """How far it is; written by the master."""
+
+    observed_generation: Annotated[int, Meta(description="metadata.generation last acted on.", ge=0)] = 0
+    phase: Annotated[QuiescencePhase, Meta(description="How far it is.")] = "Pending"
+    participants: Annotated[
+        list[str], Meta(description="Nodes whose word is awaited; frozen at Instructed.", max_length=256)
+    ] = []
+    volumes: Annotated[list[str], Meta(description="Volumes concerned; frozen at Instructed.", max_length=1024)] = []
+    acknowledgements: Annotated[list[Acknowledgement], Meta(description="Who is still.")] = []
+    generations: Annotated[list[GenerationChange], Meta(description="Mapping generations before and after.")] = []
+    longest_hold_ms: Annotated[int, Meta(description="Longest hold of I/O for it, in ms.", ge=0)] = 0
+    timeline: Annotated[list[TimelineEntry], Meta(description="What happened when.", max_length=64)] = []
+    acks: Annotated[str, Meta(description="Acknowledgements of participants, such as 2/3.")] = ""
+    scope: Annotated[str, Meta(description="Scope for people, such as '7 vols, 3 nodes'.")] = ""
+    held: Annotated[str, Meta(description="Longest hold for people, such as 212ms.")] = ""
+    message: Annotated[str, Meta(description="One sentence: what, why, what next, until when.")] = ""
+    conditions: Annotated[list[Condition], Meta(description="Complete.")] = []
+
+
+class Quiescence(Wire, frozen=True, kw_only=True):
+    """One going-still: short operations complete, long ones halt, then the mapping may change."""
+
+    plural: ClassVar[str] = "quiescences"
+    short_names: ClassVar[tuple[str, ...]] = ("qui",)
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("Reason", ".spec.reason"),
+        Column("Scope", ".status.scope"),
+        Column("Phase", ".status.phase"),
+        Column("Acks", ".status.acks"),
+        Column("Held", ".status.held"),
+        Column("Age", ".metadata.creationTimestamp", "date"),
+        Column("Message", ".status.message"),
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    metadata: ObjectMeta = ObjectMeta()
+    spec: QuiescenceSpec = QuiescenceSpec()
+    status: QuiescenceStatus = QuiescenceStatus()

@@ -1,0 +1,150 @@
+"""StorageDevice: a disk that people handed to Millpond."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from millpond_core.model.meta import Column, Condition, ObjectMeta, Rule, Wire
+
+DevicePhase = Literal["Pending", "Online", "Offline", "Failed", "Draining", "Drained", "Retired"]
+DesiredState = Literal["InService", "Drained", "Retired"]
+PresenceState = Literal["Unknown", "Absent", "Refused", "Claimed", "Failed"]
+
+
+class Identity(Wire, frozen=True, kw_only=True):
+    """Which disk is meant. Exactly one field is set."""
+
+    path: Annotated[
+        str | None,
+        Meta(
+            description="A path under /dev/disk/by-id or /dev/disk/by-path.",
+            pattern="^/dev/disk/by-(id|path)/[A-Za-z0-9:._@+-]+$",
+            max_length=255,
+        ),
+    ] = None
+    serial: Annotated[str | None, Meta(description="The disk's serial number.", min_length=1, max_length=128)] = None
+    wwn: Annotated[str | None, Meta(description="The disk's world wide name.", min_length=1, max_length=128)] = None
+    device_uuid: Annotated[
+        str | None,
+        Meta(
+            description="The identity in its Millpond label, once labelled.",
+            pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        ),
+    ] = None
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "[has(self.path), has(self.serial), has(self.wwn), has(self.deviceUuid)].filter(x, x).size() == 1",
+            "name the disk by exactly one of path, serial, wwn or deviceUuid",
+        ),
+    )
+
+
+class StorageDeviceSpec(Wire, frozen=True, kw_only=True):
+    """What people want of the disk."""
+
+    node_name: Annotated[
+        str, Meta(description="Immutable. Name of the node that has the disk.", min_length=1, max_length=253)
+    ] = ""
+    identity: Annotated[Identity, Meta(description="Immutable. Which disk is meant.")] = Identity()
+    pool: Annotated[
+        str,
+        Meta(
+            description="Mutable. Pool that the device belongs to.",
+            pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        ),
+    ] = "default"
+    desired_state: Annotated[DesiredState, Meta(description="Mutable. InService, Drained (no legs) or Retired.")] = (
+        "InService"
+    )
+    erase_signature: Annotated[
+        str,
+        Meta(
+            description="Mutable. Allows erasing what is on the disk: must equal status.observation.fingerprint. Used once.",
+            max_length=256,
+        ),
+    ] = ""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.nodeName == oldSelf.nodeName",
+            "nodeName is immutable: a disk that moved is a new StorageDevice",
+        ),
+        Rule(
+            "self.identity == oldSelf.identity",
+            "identity is immutable: another disk is another StorageDevice",
+        ),
+    )
+
+
+class DeviceObservation(Wire, frozen=True, kw_only=True):
+    """What the node's state manager sees of the disk; written by it alone."""
+
+    state: Annotated[
+        PresenceState,
+        Meta(
+            description="Absent; Refused (see message); Claimed (labelled, usable); Failed (was claimed, now gone or erring)."
+        ),
+    ] = "Unknown"
+    device_uuid: Annotated[str, Meta(description="Identity in the label.")] = ""
+    attach_count: Annotated[
+        int,
+        Meta(
+            description="How often this disk was seen to appear: a change means that its cache may be lost.",
+            ge=0,
+        ),
+    ] = 0
+    boot_id: Annotated[str, Meta(description="Boot id of the node when this was seen.")] = ""
+    path: Annotated[str, Meta(description="Where it is now.")] = ""
+    serial: Annotated[str, Meta(description="Serial number.")] = ""
+    capacity_bytes: Annotated[
+        int, Meta(description="Bytes for extents: the disk less its label area, in whole 4 MiB units.", ge=0)
+    ] = 0
+    contents: Annotated[list[str], Meta(description="Signatures or holders found on it.")] = []
+    fingerprint: Annotated[str, Meta(description="Copy it to spec.eraseSignature to allow erasing what is on it.")] = ""
+    since: Annotated[str, Meta(description="When state last changed (RFC 3339, microseconds).")] = ""
+    message: Annotated[str, Meta(description="One sentence: what, why, what next.")] = ""
+
+
+class StorageDeviceStatus(Wire, frozen=True, kw_only=True):
+    """Observation by the node, judgement by the master."""
+
+    observed_generation: Annotated[int, Meta(description="metadata.generation last acted on.", ge=0)] = 0
+    observation: Annotated[DeviceObservation, Meta(description="What the node sees; written by its state manager.")] = (
+        DeviceObservation()
+    )
+    phase: Annotated[DevicePhase, Meta(description="Where the device stands in its life; written by the master.")] = (
+        "Pending"
+    )
+    size: Annotated[str, Meta(description="Capacity for people, such as 1.8Ti.")] = ""
+    free: Annotated[str, Meta(description="Free capacity for people; '-' when it cannot be used.")] = ""
+    allocated_bytes: Annotated[int, Meta(description="Bytes of extents in use or being released.", ge=0)] = 0
+    free_bytes: Annotated[int, Meta(description="Bytes that can be allocated.", ge=0)] = 0
+    legs: Annotated[int, Meta(description="Number of legs with an extent here.", ge=0)] = 0
+    message: Annotated[str, Meta(description="One sentence: what, why, what next, until when.")] = ""
+    conditions: Annotated[list[Condition], Meta(description="Ready and others.")] = []
+
+
+class StorageDevice(Wire, frozen=True, kw_only=True):
+    """A disk that Millpond may use."""
+
+    plural: ClassVar[str] = "storagedevices"
+    short_names: ClassVar[tuple[str, ...]] = ("sdev",)
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("Node", ".spec.nodeName"),
+        Column("Pool", ".spec.pool"),
+        Column("Phase", ".status.phase"),
+        Column("Size", ".status.size"),
+        Column("Free", ".status.free"),
+        Column("Legs", ".status.legs", "integer"),
+        Column("UUID", ".status.observation.deviceUuid", wide=True),
+        Column("Message", ".status.message"),
+    )
+    selectable_fields: ClassVar[tuple[str, ...]] = (".spec.nodeName", ".spec.pool")
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    metadata: ObjectMeta = ObjectMeta()
+    spec: StorageDeviceSpec = StorageDeviceSpec()
+    status: StorageDeviceStatus = StorageDeviceStatus()

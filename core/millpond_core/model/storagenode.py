@@ -1,0 +1,120 @@
+"""StorageNode: one node that holds legs or attaches volumes, as its state manager reports it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from millpond_core.model.meta import Column, Condition, ObjectMeta, Rule, Wire
+
+DiskState = Literal["Empty", "Foreign", "InUse", "Millpond"]
+NodeQuiescencePhase = Literal["Draining", "Quiesced", "Applied", "Released", "Expired", "Refused"]
+
+
+class Maintenance(Wire, frozen=True, kw_only=True):
+    """An administrator's intent to work on the node."""
+
+    mode: Annotated[
+        Literal["None", "Planned"],
+        Meta(description="Planned: a silent node is expected, nothing is rebuilt because of it."),
+    ] = "None"
+    until: Annotated[
+        str | None,
+        Meta(description="When the intent ends (RFC 3339).", extra_json_schema={"format": "date-time"}),
+    ] = None
+
+
+class StorageNodeSpec(Wire, frozen=True, kw_only=True):
+    """What people want of the node."""
+
+    unschedulable: Annotated[bool, Meta(description="Mutable. No new leg is placed here while true.")] = False
+    maintenance: Annotated[Maintenance, Meta(description="Mutable. Planned work on this node.")] = Maintenance()
+
+
+class Disk(Wire, frozen=True, kw_only=True):
+    """A whole disk of the node that no StorageDevice has claimed."""
+
+    path: Annotated[str, Meta(description="Stable path, /dev/disk/by-id/… where there is one.")]
+    serial: Annotated[str, Meta(description="The disk's serial number; empty when it has none.")] = ""
+    wwn: Annotated[str, Meta(description="World wide name (NAA, EUI or NVMe uuid); empty when it has none.")] = ""
+    model: Annotated[str, Meta(description="The vendor's name of the model.")] = ""
+    size_bytes: Annotated[int, Meta(description="Size in bytes.", ge=0)] = 0
+    size: Annotated[str, Meta(description="Size for people, such as 1.8Ti.")] = ""
+    state: Annotated[DiskState, Meta(description="Empty; Foreign (holds signatures); InUse; Millpond (labelled).")]
+    contents: Annotated[
+        list[str],
+        Meta(description="What was found on it or what holds it, such as 'ext4' or 'mounted on /'."),
+    ] = []
+    fingerprint: Annotated[
+        str,
+        Meta(description="To allow erasing, copy this to eraseSignature of the StorageDevice; empty when not needed."),
+    ] = ""
+
+
+class NodeQuiescence(Wire, frozen=True, kw_only=True):
+    """This node's answer to one Quiescence."""
+
+    uid: Annotated[str, Meta(description="metadata.uid of the Quiescence.")]
+    name: Annotated[str, Meta(description="Its name.")]
+    phase: Annotated[NodeQuiescencePhase, Meta(description="How far this node is.")]
+    held_volumes: Annotated[list[str], Meta(description="Volumes whose I/O this node holds for it.")] = []
+    halted_operations: Annotated[
+        list[str], Meta(description="Long operations halted, as volume/leg@checkpoint sectors.")
+    ] = []
+    instructed_at: Annotated[str, Meta(description="When the instruction was seen (RFC 3339, microseconds).")] = ""
+    acknowledged_at: Annotated[str, Meta(description="When this node had become still (RFC 3339).")] = ""
+    applied_at: Annotated[str, Meta(description="When the new generation was in force here (RFC 3339).")] = ""
+    hold_remaining_ms: Annotated[
+        int, Meta(description="Milliseconds left of the I/O hold when acknowledged; 0: no I/O is held.", ge=0)
+    ] = 0
+    held_ms: Annotated[int, Meta(description="Longest time any front was suspended for it, in ms.", ge=0)] = 0
+    message: Annotated[str, Meta(description="One sentence: what, why, what next.")] = ""
+
+
+class StorageNodeStatus(Wire, frozen=True, kw_only=True):
+    """What the node's state manager reports; written by it alone."""
+
+    observed_generation: Annotated[int, Meta(description="metadata.generation last acted on.", ge=0)] = 0
+    api_level: Annotated[int, Meta(description="Level of the record that this state manager understands.", ge=0)] = 0
+    version: Annotated[str, Meta(description="Version of the state manager.")] = ""
+    addresses: Annotated[list[str], Meta(description="IP addresses on which legs are exported.")] = []
+    host_nqn: Annotated[str, Meta(description="NVMe qualified name under which this node connects.")] = ""
+    host_id: Annotated[str, Meta(description="NVMe host identifier (UUID) that belongs to hostNqn.")] = ""
+    boot_id: Annotated[str, Meta(description="The kernel's boot id: a new one means that caches were lost.")] = ""
+    kernel: Annotated[str, Meta(description="Kernel release.")] = ""
+    features: Annotated[dict[str, str], Meta(description="Kernel features probed: name to 'yes' or why not.")] = {}
+    unclaimed_disks: Annotated[list[Disk], Meta(description="Disks that no StorageDevice names.", max_length=256)] = []
+    disks: Annotated[str, Meta(description="Summary of disks: claimed and unclaimed.")] = ""
+    orphaned_legs: Annotated[
+        list[str],
+        Meta(description="Legs found on labels that no mapping knows: kept, as volumeUuid/leg on device."),
+    ] = []
+    quiescences: Annotated[list[NodeQuiescence], Meta(description="Answers to instructions, by uid.")] = []
+    restarting_until: Annotated[
+        str | None,
+        Meta(description="The state manager stopped on purpose and will be back by then (RFC 3339)."),
+    ] = None
+    phase: Annotated[str, Meta(description="Ready, StateManagerDown or Failed; judged by the master.")] = ""
+    message: Annotated[str, Meta(description="One sentence: what, why, what next, until when.")] = ""
+    conditions: Annotated[list[Condition], Meta(description="Ready and others.")] = []
+
+
+class StorageNode(Wire, frozen=True, kw_only=True):
+    """A node that stores legs or attaches volumes."""
+
+    plural: ClassVar[str] = "storagenodes"
+    short_names: ClassVar[tuple[str, ...]] = ("snode",)
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("Phase", ".status.phase"),
+        Column("Disks", ".status.disks"),
+        Column("Kernel", ".status.kernel"),
+        Column("Version", ".status.version", wide=True),
+        Column("Age", ".metadata.creationTimestamp", "date"),
+        Column("Message", ".status.message"),
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    metadata: ObjectMeta = ObjectMeta()
+    spec: StorageNodeSpec = StorageNodeSpec()
+    status: StorageNodeStatus = StorageNodeStatus()

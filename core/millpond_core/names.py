@@ -1,0 +1,115 @@
+"""Every name that Millpond gives to something in a kernel or on the wire, derived from identities.
+
+dm and md names are global to a kernel, so each carries the volume and the role. Nothing else in the code base spells
+such a name.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import uuid
+
+DRIVER = "csi.millpond.io"
+TOPOLOGY_KEY = "topology.millpond.io/node"
+NQN_PREFIX = "nqn.2026-11.io.millpond:"
+DM_PREFIX = "millpond-"
+MD_PREFIX = "mp"
+NVME_PORT = 4420
+
+ANNOTATION_QUIESCE = "millpond.io/quiesce"
+ANNOTATION_ALLOCATED = "millpond.io/allocated"
+ANNOTATION_CLAIM = "millpond.io/claim"
+ANNOTATION_ACCEPT_DATA_LOSS = "millpond.io/accept-data-loss"
+FINALIZER = "millpond.io/storage"
+NODE_LABEL_PREFIX = "node.millpond.io/"
+
+_NAMESPACE = uuid.UUID("7d3c4b52-53b6-5d0c-9a35-2d1c8d8f7a10")
+
+
+def node_label(node: str) -> str:
+    """Label on each VirtualVolume that concerns ``node``: its state manager watches by it.
+
+    The name part of a label is at most 63 characters; a longer node name is replaced by its hash.
+    """
+    part = node if len(node) <= 63 else hashlib.sha256(node.encode()).hexdigest()[:40]
+    return NODE_LABEL_PREFIX + part
+
+
+def leg_id(number: int) -> str:
+    """Id of the ``number``-th leg ever allocated (from 0): a … z, ba, bb …"""
+    digits = ""
+    while True:
+        number, rest = divmod(number, 26)
+        digits = chr(ord("a") + rest) + digits
+        if number == 0:
+            return digits
+
+
+def front(volume: str) -> str:
+    """dm name of what the pod uses. ``volume`` is spec.uuid, here and below."""
+    return f"{DM_PREFIX}{volume}"
+
+
+def leg(volume: str, leg: str) -> str:
+    """dm name of a leg on its leg node."""
+    return f"{DM_PREFIX}{volume}-leg-{leg}"
+
+
+def path(volume: str, leg: str) -> str:
+    """dm name of the path to a leg on the attach node: never changes its number."""
+    return f"{DM_PREFIX}{volume}-path-{leg}"
+
+
+def gate(volume: str, leg: str) -> str:
+    """dm name of the gate in front of a leg on the attach node."""
+    return f"{DM_PREFIX}{volume}-gate-{leg}"
+
+
+def dm_uuid(name: str) -> str:
+    """dm UUID that belongs to one of the names above: the prefix keeps LVM and multipathd away."""
+    return f"MILLPOND-{name.removeprefix(DM_PREFIX)}"
+
+
+def array(volume: str) -> str:
+    """md name of a volume; the kernel's node is ``/dev/md_<name>``.
+
+    A gendisk's name has at most 31 characters (DISK_NAME_LEN - 1), ``md_`` included, so the uuid's 16 bytes stand in
+    base32.
+    """
+    packed = base64.b32encode(uuid.UUID(volume).bytes).decode().rstrip("=").lower()
+    return f"{MD_PREFIX}{packed}"
+
+
+def subsystem_nqn(volume: str, leg: str, epoch: int, incarnation: str) -> str:
+    """NQN of a leg's export: one subsystem per (volume, leg, epoch, incarnation)."""
+    return f"{NQN_PREFIX}{volume}:{leg}:e{epoch}:{incarnation}"
+
+
+def namespace_uuid(volume: str, leg: str, epoch: int, incarnation: str) -> str:
+    """Identity of the export's namespace: two with the same would be joined as paths of one."""
+    return str(uuid.uuid5(_NAMESPACE, subsystem_nqn(volume, leg, epoch, incarnation)))
+
+
+def serial(volume: str, leg: str) -> str:
+    """Serial of a leg's subsystem, 20 characters at most (NVMe base specification, Identify Controller)."""
+    return hashlib.sha256(f"{volume}:{leg}".encode()).hexdigest()[:20]
+
+
+def host_nqn(node_uid: str) -> str:
+    """NQN under which the node with this StorageNode uid connects."""
+    return f"{NQN_PREFIX}host:{node_uid}"
+
+
+def host_id(node_uid: str) -> str:
+    """NVMe host identifier that belongs to ``host_nqn``."""
+    return str(uuid.uuid5(_NAMESPACE, host_nqn(node_uid)))
+
+
+def incarnation(boot_id: str, attach_counts: list[tuple[str, int]]) -> str:
+    """Names the life of a leg: the leg node's boot and the attach count of each device under it.
+
+    Two equal values mean that no cache below the leg can have been lost in between.
+    """
+    text = boot_id + "".join(f"/{device}={count}" for device, count in sorted(attach_counts))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

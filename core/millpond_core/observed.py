@@ -1,0 +1,145 @@
+"""What adapters see of a node's kernel: plain data, apart from the desired types in ``model``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class DmDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """One device-mapper device."""
+
+    name: str
+    uuid: str
+    major_minor: str
+    """``major:minor``; checked against the node before each use."""
+    table: str
+    """The live table as ``dmsetup table`` prints it, lines joined by newlines."""
+    suspended: bool = False
+    open_count: int = 0
+
+
+class GateStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A gate (dm-multipath with one path) from ``dmsetup status``."""
+
+    holding: bool
+    """True: queue_if_no_path; False: fail_if_no_path."""
+    path_up: bool
+    """Whether the one path is active."""
+    queued: int = 0
+    """Non-zero while I/O is queued because no path is up."""
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """One device of an array (``md/dev-*``)."""
+
+    major_minor: str
+    slot: int | None
+    """Position in the array; None: not active."""
+    flags: frozenset[str]
+    """From ``state``: in_sync, faulty, blocked, write_mostly, spare …"""
+    recovery_start: int | None
+    """Sectors already rebuilt; None: all."""
+    errors: int = 0
+
+
+class Array(msgspec.Struct, frozen=True, kw_only=True):
+    """One md array with external metadata (Documentation/admin-guide/md.rst)."""
+
+    name: str
+    device: str
+    """``/dev/md_<name>``."""
+    major_minor: str
+    array_state: str
+    """clear, inactive, active, clean, write-pending …"""
+    raid_disks: int
+    component_sectors: int
+    degraded: int
+    sync_action: str
+    """idle, frozen, recover, resync, check, repair."""
+    sync_done_sectors: int
+    sync_total_sectors: int
+    mismatch_count: int
+    members: tuple[Member, ...]
+
+
+class Controller(msgspec.Struct, frozen=True, kw_only=True):
+    """One NVMe-oF connection of this host."""
+
+    name: str
+    """``nvme7``."""
+    nqn: str
+    address: str
+    """``ip:port``."""
+    state: str
+    """live, connecting, deleting …"""
+    host_nqn: str = ""
+    namespaces: tuple[tuple[str, str, str], ...] = ()
+    """(``major:minor``, block device name, namespace uuid)."""
+
+
+class Export(msgspec.Struct, frozen=True, kw_only=True):
+    """One nvmet subsystem of this node."""
+
+    nqn: str
+    device: str
+    """Path of the backing block device."""
+    namespace_uuid: str
+    enabled: bool
+    linked: bool
+    """Whether a port offers it."""
+    allowed_hosts: tuple[str, ...]
+    controllers: int = 0
+    """Live controllers of hosts, where the kernel shows them; 0 else."""
+
+
+class BlockDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """One whole disk of the node."""
+
+    name: str
+    """Kernel name, such as ``nvme0n1``."""
+    path: str
+    """Stable path where there is one, ``/dev/<name>`` else."""
+    major_minor: str
+    serial: str
+    wwn: str
+    model: str
+    size_bytes: int
+    links: tuple[str, ...] = ()
+    """All paths under /dev/disk/by-id and by-path."""
+    holders: tuple[str, ...] = ()
+    """Why it is in use: mount points, dm/md holders, swap, an exclusive opener; empty: free."""
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True):
+    """The label area's content: the device's identity and the record of what lies on it."""
+
+    cluster: str
+    """UID of the cluster (kube-system namespace): no label of any cluster is ever erased by signature."""
+    device_uuid: str
+    device_name: str
+    """Name of the StorageDevice."""
+    sequence: int
+    """Counts the writes; the slot with the higher one counts."""
+    attach_count: int = 0
+    boot_id: str = ""
+    legs: tuple[LabelLeg, ...] = ()
+
+
+class LabelLeg(msgspec.Struct, frozen=True, kw_only=True):
+    """What a label says of one leg."""
+
+    volume: str
+    """spec.uuid."""
+    volume_name: str
+    leg: str
+    size_bytes: int
+    """Usable bytes of the volume."""
+    extents: tuple[tuple[int, int, int], ...]
+    """(index in the leg's extent list, start unit, length in units) of those on this device."""
+    epoch: int = 0
+    generation: int = 0
+    record_seq: int = 0
+    state: Literal["InSync", "Rebuilding", "Stale", "Failed"] = "Rebuilding"
+    zeroed: bool = False

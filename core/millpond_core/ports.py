@@ -1,0 +1,277 @@
+"""The ports: what decisions need from the world. Adapters implement them, ``testing`` has doubles in memory.
+
+Every call has a deadline of its own inside the adapter and raises a ``MillpondError`` with a sentence for people;
+``DeadlineExceeded`` means that the outcome is unknown. Sectors are 512 bytes, offsets and sizes are named with their
+unit. Calls are idempotent where their docstring says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from millpond_core.model.meta import Wire
+from millpond_core.observed import Array, BlockDisk, Controller, DmDevice, Export, GateStatus, Label
+
+Kind = TypeVar("Kind", bound=Wire)
+
+
+class Clock(Protocol):
+    """Time, as a parameter of whoever acts."""
+
+    def now(self) -> float:
+        """Seconds since the epoch, for what is written into objects."""
+        ...
+
+    def boottime(self) -> float:
+        """CLOCK_BOOTTIME in seconds, for deadlines: goes on while the machine sleeps, never jumps."""
+        ...
+
+
+class Dm(Protocol):
+    """device-mapper, for devices whose name starts with ``names.DM_PREFIX`` only."""
+
+    async def list(self) -> dict[str, DmDevice]:
+        """All Millpond devices by name."""
+        ...
+
+    async def create(self, name: str, uuid: str, table: str, *, readonly: bool = False) -> DmDevice:
+        """Create and resume; an existing device of that name with the same table is returned as it is."""
+        ...
+
+    async def swap(self, name: str, table: str) -> None:
+        """Replace the table in one go, ``--noflush``: load, suspend, resume. Held I/O stays held."""
+        ...
+
+    async def suspend(self, name: str) -> None:
+        """Drain and suspend (``--nolockfs``). Idempotent. Waits for I/O in flight, until the adapter's deadline."""
+        ...
+
+    async def resume(self, name: str) -> None:
+        """Idempotent."""
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Idempotent. Busy names the open count."""
+        ...
+
+    async def gate_status(self, name: str) -> GateStatus: ...
+
+    async def gate_hold(self, name: str) -> None:
+        """``queue_if_no_path``. Idempotent."""
+        ...
+
+    async def gate_fail(self, name: str) -> None:
+        """``fail_if_no_path``: held I/O is answered with errors. Idempotent."""
+        ...
+
+    async def gate_reinstate(self, name: str, major_minor: str) -> None:
+        """Take the gate's path up again: held I/O goes on."""
+        ...
+
+    async def gate_fail_path(self, name: str, major_minor: str) -> None:
+        """Take the gate's path down without waiting for an error."""
+        ...
+
+
+class Md(Protocol):
+    """md raid1 with metadata ``external:millpond``, driven through sysfs."""
+
+    async def get(self, name: str) -> Array | None: ...
+
+    async def list(self) -> dict[str, Array]:
+        """All arrays with our metadata, by name."""
+        ...
+
+    async def assemble(
+        self,
+        name: str,
+        *,
+        raid_disks: int,
+        component_sectors: int,
+        members: Sequence[tuple[int, str, bool]],
+        dirty_chunks: Sequence[tuple[int, int]] = (),
+    ) -> Array:
+        """Assemble from legs that are all in sync: ``members`` are (slot, major:minor, write_mostly).
+
+        Data starts ``units.BITMAP_BYTES`` into each leg; the write-intent bitmap lies before it. ``dirty_chunks``
+        (first, last) are set in the bitmap before anything is added, so that a leg taken back with ``delta`` gets
+        them. Never pass a leg that is not in sync: add it afterwards.
+        """
+        ...
+
+    async def add(self, name: str, slot: int, major_minor: str, *, delta: bool, write_mostly: bool) -> None:
+        """Take a leg in and start its rebuild: whole, or by the bitmap when ``delta``. Grows raid_disks if needed."""
+        ...
+
+    async def fail(self, name: str, major_minor: str) -> None:
+        """Mark a member faulty. New writes wait for ``acknowledge_failure``. Idempotent."""
+        ...
+
+    async def acknowledge_failure(self, name: str, major_minor: str) -> None:
+        """After the record: ``-blocked``, ``active``, and remove the member once its slot is empty. Idempotent."""
+        ...
+
+    async def acknowledge(self, name: str) -> bool:
+        """Answer a ``write-pending`` that needs no record. False, and nothing done, when a member is faulty."""
+        ...
+
+    async def freeze(self, name: str) -> None:
+        """``sync_action=frozen``: halts a rebuild or scrub; I/O goes on. Answers its write-pending. Idempotent."""
+        ...
+
+    async def unfreeze(self, name: str) -> None:
+        """``sync_action=idle``: long operations go on. Idempotent."""
+        ...
+
+    async def set_speed(self, name: str, max_kib: int) -> None:
+        """Ceiling of rebuilds in KiB/s; 0: the system's."""
+        ...
+
+    async def dirty_chunks(self, leg_device: str) -> Sequence[tuple[int, int]]:
+        """(first, last) runs of chunks that the bitmap on a leg's block device calls dirty. For stopped arrays."""
+        ...
+
+    async def stop(self, name: str) -> None:
+        """Write ``clear`` alone (kernel-facts 17). Idempotent. Busy when it is open."""
+        ...
+
+    def watch(self, name: str, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call ``changed`` when array_state, sync_action or degraded change; returns what ends the watch."""
+        ...
+
+
+class NvmeHost(Protocol):
+    """The host side of NVMe/TCP."""
+
+    async def list(self) -> dict[str, Controller]:
+        """Our controllers by subsystem NQN."""
+        ...
+
+    async def connect(self, nqn: str, address: str, *, host_nqn: str, host_id: str, namespace_uuid: str) -> Controller:
+        """Connect and wait for the namespace with that uuid. Idempotent for a live controller."""
+        ...
+
+    async def disconnect(self, nqn: str) -> None:
+        """Idempotent."""
+        ...
+
+
+class Nvmet(Protocol):
+    """The target side, through configfs."""
+
+    async def list(self) -> dict[str, Export]:
+        """Our subsystems by NQN."""
+        ...
+
+    async def export(
+        self,
+        nqn: str,
+        device: str,
+        *,
+        namespace_uuid: str,
+        serial: str,
+        host_nqn: str,
+        address: str,
+        port: int,
+    ) -> None:
+        """Subsystem, host, namespace, and the port link last. Idempotent."""
+        ...
+
+    async def unexport(self, nqn: str) -> None:
+        """Unlink, wait until its controllers are gone, disable, remove. Idempotent."""
+        ...
+
+
+class Block(Protocol):
+    """Whole disks."""
+
+    async def disks(self) -> dict[str, BlockDisk]:
+        """All whole disks that could hold legs, by kernel name; none of ours (dm, md, NVMe-oF)."""
+        ...
+
+    async def signatures(self, path: str) -> Sequence[str]:
+        """What lies on it but a Millpond label, such as ``ext4``, ``gpt``, ``LVM2_member``; empty: nothing known."""
+        ...
+
+    async def erase(self, path: str) -> None:
+        """Remove every known signature."""
+        ...
+
+    async def zero(self, path: str) -> None:
+        """Zero a whole block device (a leg), discarding with zeroes where the device can; flushed at the end."""
+        ...
+
+    async def flush(self, path: str) -> None: ...
+
+    async def alive(self, path: str) -> bool:
+        """Whether the device still answers: reads one sector, uncached."""
+        ...
+
+    def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
+        """Call ``changed(action, kernel name)`` for each block uevent; returns what ends the watch."""
+        ...
+
+
+class Labels(Protocol):
+    """The label area of devices."""
+
+    async def read(self, path: str) -> Label | None:
+        """The newest valid slot; None: no label. Invalid when there is one but both slots are damaged."""
+        ...
+
+    async def write(self, path: str, label: Label) -> None:
+        """Write the other slot and flush. ``label.sequence`` must be higher than what is there, or Conflict."""
+        ...
+
+
+class Kube(Protocol):
+    """The API server. Objects are typed by their kind's struct."""
+
+    async def get(self, kind: type[Kind], name: str) -> Kind:
+        """NotFound when there is none."""
+        ...
+
+    async def list(self, kind: type[Kind], *, labels: str = "", fields: str = "") -> list[Kind]: ...
+
+    def watch(self, kind: type[Kind], *, labels: str = "", fields: str = "") -> AsyncIterator[tuple[str, Kind]]:
+        """("SYNCED"|"ADDED"|"MODIFIED"|"DELETED", object), for ever.
+
+        A list first, as ADDED events, then one SYNCED event (with an empty object); after every relist the same, with
+        DELETED for what is gone. Bounded silence: reconnects by itself.
+        """
+        ...
+
+    async def create(self, obj: Kind) -> Kind:
+        """Conflict when it exists."""
+        ...
+
+    async def apply_status(self, kind: type[Kind], name: str, status: Mapping[str, Any], *, manager: str) -> Kind:
+        """Server-side apply of a partial status (already in wire form) under a field manager of one's own."""
+        ...
+
+    async def patch(
+        self, kind: type[Kind], name: str, operations: Sequence[Mapping[str, Any]], *, status: bool = False
+    ) -> Kind:
+        """JSON Patch; a failed ``test`` raises Conflict."""
+        ...
+
+    async def merge(self, kind: type[Kind], name: str, patch: Mapping[str, Any], *, status: bool = False) -> Kind:
+        """JSON merge patch."""
+        ...
+
+    async def delete(self, kind: type[Kind], name: str) -> None:
+        """Idempotent."""
+        ...
+
+    async def event(self, obj: Wire, *, reason: str, message: str, warning: bool = False) -> None:
+        """An Event about the object, deduplicated by the adapter."""
+        ...
+
+    async def renew_lease(self, name: str, holder: str, duration_seconds: int) -> None:
+        """Take or renew a coordination Lease in Millpond's namespace. Conflict when someone else holds it."""
+        ...
+
+    async def raw(self, method: str, path: str, body: Any = None, *, content_type: str = "application/json") -> Any:
+        """One request for kinds that Millpond does not define (Nodes, Leases, VolumeAttachments …), as plain JSON."""
+        ...

@@ -1,0 +1,99 @@
+"""Runs the host's commands: always with a deadline, never outliving the lab, errors with argv, exit code and output."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from lab.errors import LabError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> Callable[[], None]:
+    """A ``preexec_fn``: the child gets SIGKILL when the lab's process dies, however it dies."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def set_signal() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return set_signal
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a child that leads its own session, and everything in its process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    seconds: float,
+    log: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes | None = None,
+    next_step: str = "",
+) -> str:
+    """Run ``argv`` and return its standard output (empty when it goes to ``log`` together with standard error).
+
+    ``env`` is added to the environment. Raises LabError after ``seconds`` or on an exit status other than 0.
+    """
+    words = [str(word) for word in argv]
+    full_env = {**os.environ, **env} if env else None
+    sink = log.open("ab") if log else None
+    try:
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env=full_env,
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=sink or subprocess.PIPE,
+            stderr=subprocess.STDOUT if sink else subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=die_with_parent(),
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"the command {words[0]!r} is missing", next_step=next_step or "install it") from error
+    finally:
+        if sink:
+            sink.close()
+    try:
+        out, err = process.communicate(stdin, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        end_group(process)
+        raise LabError(
+            f"not finished after {seconds:.0f} s: {shlex.join(words)}", next_step=next_step, log=log
+        ) from None
+    except BaseException:
+        end_group(process)
+        raise
+    if process.returncode != 0:
+        detail = tail(log) if log else err.decode(errors="replace").strip()[-2000:]
+        raise LabError(
+            f"exit status {process.returncode}: {shlex.join(words)}\n{detail}", next_step=next_step, log=log
+        )
+    return out.decode(errors="replace") if out else ""
+
+
+def isolated(argv: Sequence[str | Path]) -> list[str | Path]:
+    """``argv`` in namespaces of its own: no mount outlives it and no process either, however the lab ends."""
+    return ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child=KILL", *argv]
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log, for an error message."""
+    with suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -79,7 +78,7 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         remove(scratch)
         scratch.mkdir(parents=True)
         build(scratch)
-        os.rename(scratch, final)
+        scratch.rename(final)
     return final
 
 

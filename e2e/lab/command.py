@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shlex
+import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from lab.errors import LabError
 
-_PR_SET_PDEATHSIG = 1
+# In front of a command: it gets SIGKILL when the thread of ours that started it is gone, however that came.
+WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
-def die_with_parent() -> Callable[[], None]:
-    """A ``preexec_fn``: the child gets SIGKILL when the lab's process dies, however it dies."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def set_signal() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-
-    return set_signal
+def search_path() -> str:
+    """``$PATH``, and where Debian keeps ``mke2fs`` and friends, which is not on every user's."""
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -51,21 +44,20 @@ def run(
     ``env`` is added to the environment. Raises LabError after ``seconds`` or on an exit status other than 0.
     """
     words = [str(word) for word in argv]
-    full_env = {**os.environ, **env} if env else None
+    if not shutil.which(words[0], path=search_path()):
+        raise LabError(f"the command {words[0]!r} is missing", next_step=next_step or "install it")
+    full_env = {**os.environ, "PATH": search_path(), **(env or {})}
     sink = log.open("ab") if log else None
     try:
         process = subprocess.Popen(
-            words,
+            [*WITH_US, *words],
             cwd=cwd,
             env=full_env,
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
             stdout=sink or subprocess.PIPE,
             stderr=subprocess.STDOUT if sink else subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=die_with_parent(),
         )
-    except FileNotFoundError as error:
-        raise LabError(f"the command {words[0]!r} is missing", next_step=next_step or "install it") from error
     finally:
         if sink:
             sink.close()
@@ -81,9 +73,7 @@ def run(
         raise
     if process.returncode != 0:
         detail = tail(log) if log else err.decode(errors="replace").strip()[-2000:]
-        raise LabError(
-            f"exit status {process.returncode}: {shlex.join(words)}\n{detail}", next_step=next_step, log=log
-        )
+        raise LabError(f"exit status {process.returncode}: {shlex.join(words)}\n{detail}", next_step=next_step, log=log)
     return out.decode(errors="replace") if out else ""
 
 

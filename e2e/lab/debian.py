@@ -21,10 +21,13 @@ SUITE = "bookworm"
 MIRROR_VARIABLE = "MILLPOND_DEBIAN_MIRROR"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
+# fmt: off
 PACKAGES = (
-    "systemd systemd-sysv udev dbus kmod procps iproute2 ethtool iptables nftables conntrack socat ca-certificates "
-    "runc containernetworking-plugins dmsetup nvme-cli e2fsprogs xfsprogs util-linux mount fio python3 busybox-static"
-).split()
+    "systemd", "systemd-sysv", "udev", "dbus", "kmod", "procps", "iproute2", "ethtool", "iptables", "nftables",
+    "conntrack", "socat", "ca-certificates", "runc", "containernetworking-plugins", "dmsetup", "nvme-cli",
+    "e2fsprogs", "xfsprogs", "util-linux", "mount", "fio", "python3", "busybox-static",
+)
+# fmt: on
 
 # Raised when the steps below change in a way that the key's other parts do not show.
 RECIPE = "3"
@@ -140,6 +143,6 @@ def _download_hook(debs: Path) -> str:
 
 
 def _proxies() -> str:
-    dump = run(["apt-config", "dump", "--format=%f \"%v\";%n"], seconds=30)
+    dump = run(["apt-config", "dump", '--format=%f "%v";%n'], seconds=30)
     lines = [line for line in dump.splitlines() if line.startswith(("Acquire::http::Proxy", "Acquire::https::Proxy"))]
-    return " ".join(lines) or "Acquire::Languages \"none\";"
+    return " ".join(lines) or 'Acquire::Languages "none";'

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 
 from lab import paths
-from lab.command import run
+from lab.command import run, search_path
 from lab.errors import LabError
 from lab.progress import say, step
 
@@ -25,11 +26,17 @@ PACKAGES = {
 
 def ensure(*commands: str) -> None:
     """Install the packages of those ``commands`` that are missing. Raises LabError where apt cannot do it."""
-    missing = [command for command in commands if not shutil.which(command, path=_search_path())]
+    missing = [command for command in commands if not shutil.which(command, path=search_path())]
     if not missing:
         return
     names = sorted({PACKAGES[command] for command in missing})
     install(names, why=f"for the commands {', '.join(missing)}")
+
+
+def ensure_pip() -> None:
+    """Make sure that this Python has pip."""
+    if importlib.util.find_spec("pip") is None:
+        install(["python3-pip"], why="to fetch Python packages")
 
 
 def install(names: list[str], *, why: str) -> None:
@@ -56,8 +63,3 @@ def install(names: list[str], *, why: str) -> None:
             env=env,
             next_step=f"try by hand: {command}",
         )
-
-
-def _search_path() -> str:
-    # mke2fs and friends live in sbin, which is not on every user's PATH
-    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"

@@ -10,7 +10,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ class Monitor:
         self._buffer = b""
         self._events: list[dict[str, Any]] = []
 
-    def command(self, name: str, *, seconds: float = 20, **arguments: Any) -> Any:
+    def command(self, name: str, arguments: Mapping[str, Any] | None = None, *, seconds: float = 20) -> Any:
         """Send one command and return its result; LabError when QEMU refuses or does not answer in time."""
-        message = json.dumps({"execute": name, "arguments": arguments})
+        message = json.dumps({"execute": name, "arguments": dict(arguments or {})})
         self._write(message.encode() + b"\n")
         deadline = time.monotonic() + seconds
         while True:
@@ -73,7 +73,8 @@ def connect(path: Path, *, seconds: float = 10) -> Iterator[Monitor]:
             try:
                 link.connect(f"/proc/self/fd/{folder}/{path.name}")
             except OSError as error:
-                raise LabError(f"no machine answers at {path} ({error})", next_step="is it running? lab status") from error
+                what = f"no machine answers at {path} ({error})"
+                raise LabError(what, next_step="is it running? lab status") from error
 
             def read(left: float) -> bytes:
                 link.settimeout(left)

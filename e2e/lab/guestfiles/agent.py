@@ -6,21 +6,23 @@ A command whose connection goes away is killed with its process group; what it p
 it ended stays.
 """
 
+import fcntl
 import json
 import os
+import pty
 import select
 import signal
 import socket
 import struct
 import sys
+import termios
 import time
+from typing import Any, NoReturn
 
 DRAIN_SECONDS = 0.5
 
 
-def main(token_path, port):
-    with open(token_path) as handle:
-        token = handle.read().strip()
+def main(token: str, port: int) -> None:
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind(("0.0.0.0", port))
@@ -41,12 +43,16 @@ def main(token_path, port):
 
 
 class Session:
-    def __init__(self, link):
+    """One connection: one command."""
+
+    def __init__(self, link: socket.socket) -> None:
         self.link = link
         self.link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.pid = None
+        self.pid = 0
+        self.terminal = -1
 
-    def serve(self, token):
+    def serve(self, token: str) -> None:
+        """Take the request, run it, report its end."""
         self.link.settimeout(10)
         kind, payload = self.receive()
         request = json.loads(payload)
@@ -65,23 +71,18 @@ class Session:
             os.killpg(self.pid, signal.SIGKILL)
             raise
 
-    def start(self, request):
+    def start(self, request: dict[str, Any]) -> tuple[int, dict[int, bytes]]:
         """Start the command; return the descriptor of its input and {descriptor: letter} of its outputs."""
         env = {**os.environ, **request.get("env", {})}
         argv, cwd, window = request["argv"], request.get("cwd", "/root"), request.get("tty")
-        if not os.path.isdir(cwd):
+        if not os.path.isdir(cwd):  # noqa: PTH112
             raise FileNotFoundError(2, f"no folder {cwd}")
         if window:
-            import fcntl
-            import pty
-            import termios
-
-            self.pid, master = pty.fork()
+            self.pid, self.terminal = pty.fork()
             if self.pid == 0:
                 self.become(argv, cwd, env)
-            self.resize = lambda size: fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
             self.resize(window)
-            return master, {master: b"O"}
+            return self.terminal, {self.terminal: b"O"}
         pipes = [os.pipe() for _ in range(3)]
         self.pid = os.fork()
         if self.pid == 0:
@@ -94,7 +95,8 @@ class Session:
             os.close(descriptor)
         return in_write, {out_read: b"O", err_read: b"E"}
 
-    def become(self, argv, cwd, env):
+    def become(self, argv: list[str], cwd: str, env: dict[str, str]) -> NoReturn:
+        """The child: turn into the command."""
         try:
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             os.closerange(3, 64)
@@ -104,7 +106,7 @@ class Session:
             os.write(2, f"{argv[0]}: {error.strerror}\n".encode())
         os._exit(127)
 
-    def pump(self, stdin, streams):
+    def pump(self, stdin: int, streams: dict[int, bytes]) -> None:
         """Carry bytes both ways until the command has ended and its outputs are drained."""
         woken, wake = os.pipe()
         os.set_blocking(wake, False)
@@ -112,15 +114,14 @@ class Session:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # installed so that an ending child wakes the select
         os.set_blocking(stdin, False)
         pending, closing = b"", False
-        deadline = None
+        code, drained = None, 0.0
         while True:
-            code = self.ended() if deadline is None else code
-            if code is not None and deadline is None:
-                deadline = time.monotonic() + DRAIN_SECONDS
-            if deadline is not None and (not streams or time.monotonic() > deadline):
+            if code is None:
+                code, drained = self.ended(), time.monotonic() + DRAIN_SECONDS
+            if code is not None and (not streams or time.monotonic() > drained):
                 break
             reading = [woken, *streams] + ([self.link] if len(pending) < 1 << 20 else [])
-            ready, writable, _ = select.select(reading, [stdin] if pending else [], [], 0.1 if deadline else 30)
+            ready, writable, _ = select.select(reading, [stdin] if pending else [], [], 30 if code is None else 0.1)
             if woken in ready:
                 os.read(woken, 512)
             if self.link in ready:
@@ -148,19 +149,26 @@ class Session:
                     del streams[descriptor]
         self.send(b"X", json.dumps({"code": code}).encode())
 
-    def ended(self):
+    def ended(self) -> int | None:
         """The command's exit status (negative: the signal), or None while it runs."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 
-    def send(self, kind, payload):
+    def resize(self, size: list[int]) -> None:
+        """Tell the command's terminal its [rows, columns]."""
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+
+    def send(self, kind: bytes, payload: bytes) -> None:
+        """Send one frame."""
         self.link.sendall(kind + struct.pack("!I", len(payload)) + payload)
 
-    def receive(self):
+    def receive(self) -> tuple[bytes, bytes]:
+        """The next frame; EOFError when the connection is gone."""
         header = self.exactly(5)
         return header[:1], self.exactly(struct.unpack("!I", header[1:])[0])
 
-    def exactly(self, size):
+    def exactly(self, size: int) -> bytes:
+        """The next ``size`` bytes."""
         data = b""
         while len(data) < size:
             part = self.link.recv(size - len(data))
@@ -171,4 +179,5 @@ class Session:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    with open(sys.argv[1]) as handle:  # noqa: PTH123  (pathlib takes a while to import in a guest)
+        main(handle.read().strip(), int(sys.argv[2]))

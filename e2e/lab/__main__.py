@@ -1,0 +1,5 @@
+"""``python -m lab``: see ``--help``."""
+
+from lab.cli import main
+
+raise SystemExit(main())

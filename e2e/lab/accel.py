@@ -1,0 +1,58 @@
+"""KVM where a short boot proves that it works, TCG otherwise (``/dev/kvm`` may exist and hang a guest)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from functools import cache as remember
+from pathlib import Path
+
+from lab import cache, debian, kernels, packages, paths
+from lab.command import run
+from lab.errors import LabError
+from lab.progress import say, step
+
+KVM = ("-accel", "kvm", "-cpu", "host")
+TCG = ("-accel", "tcg,thread=multi", "-cpu", "max")
+VARIABLE = "MILLPOND_ACCEL"
+PROBE_SECONDS = 15.0
+
+
+@remember
+def flags() -> tuple[str, ...]:
+    """QEMU's accelerator flags for this machine. ``$MILLPOND_ACCEL`` (``kvm`` or ``tcg``) overrides the probe."""
+    asked = os.environ.get(VARIABLE)
+    if asked:
+        if asked not in ("kvm", "tcg"):
+            raise LabError(f"{VARIABLE}={asked} is not known", next_step="set it to kvm or tcg, or unset it")
+        return KVM if asked == "kvm" else TCG
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return TCG
+    return KVM if _answer() == "kvm" else TCG
+
+
+def _answer() -> str:
+    """The probe's result, remembered until this machine boots again."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    path = paths.cache() / "accel" / cache.key(boot_id)
+    with cache.locked(path.with_suffix(".lock"), "trying KVM"):
+        if not path.exists():
+            path.write_text("kvm" if _boots() else "tcg")
+        return path.read_text()
+
+
+def _boots() -> bool:
+    packages.ensure("qemu-system-x86_64")
+    boot = debian.root() / kernels.DEFAULT
+    with step("Trying whether KVM works, with a short boot", usually=3), tempfile.TemporaryDirectory() as scratch:
+        console = Path(scratch) / "console"
+        argv: list[str | Path] = ["qemu-system-x86_64", "-nodefaults", "-no-reboot", "-display", "none"]
+        argv += ["-machine", "q35", *KVM, "-smp", "2", "-m", "256", "-serial", f"file:{console}"]
+        argv += ["-kernel", boot / "vmlinuz", "-initrd", boot / "initrd", "-append", "console=ttyS0 quiet lab.probe"]
+        try:
+            run(argv, seconds=PROBE_SECONDS)
+            works = "lab-probe-ok" in console.read_text(errors="replace")
+        except LabError:
+            works = False
+    say("  KVM works" if works else "  KVM does not work here; guests run under TCG, about ten times slower")
+    return works

@@ -1,0 +1,207 @@
+"""One virtual machine: its command line, its start and end, its monitor.
+
+Disks are raw files on PCIe ports of their own (``device_del`` is a pulled disk), with QEMU's caching left to the
+host's page cache: what the guest has flushed is what a reader of the file on the host sees.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab import accel, packages, processes, qmp
+from lab.agent import GUEST_PORT, Agent
+from lab.command import run
+from lab.errors import LabError
+
+MONITOR = "monitor.sock"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """An NVMe disk of a guest. ``name`` is its QEMU device id, ``serial`` what the guest reads."""
+
+    name: str
+    serial: str
+    mib: int
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a machine is made of. ``root`` is the image under its overlay, ``seed`` the tar unpacked over it at boot."""
+
+    name: str
+    boot: Path
+    root: Path
+    seed: Path
+    init: str
+    disks: Sequence[Disk] = ()
+    read_only: Sequence[Path] = ()  # further images, /dev/vdc and on
+    overlays: Sequence[Path] = ()  # further writable images, after those
+    forwards: Sequence[tuple[int, int]] = ()  # (port of the host's loopback, port in the guest)
+    lan: str = ""  # "group:port" of a multicast LAN, shared by the machines that have the same
+    number: int = 1  # last byte of the MAC addresses
+    mib: int = 1536
+    cpus: int = 2
+    with_us: bool = False  # the machine ends when the lab's process does
+    own_monitor: bool = False  # give the guest its own monitor on a virtio port
+    extra: Sequence[str] = field(default_factory=tuple)
+
+
+class Machine:
+    """A machine in a folder of its own; the folder is all the state there is."""
+
+    def __init__(self, folder: Path, name: str, agent: Agent) -> None:
+        self.folder = folder
+        self.name = name
+        self.agent = agent
+
+    @property
+    def console(self) -> Path:
+        """What the guest's kernel and services print."""
+        return self.folder / "console.log"
+
+    @property
+    def process(self) -> processes.Recorded | None:
+        record = self.folder / ("qemu" + processes.SUFFIX)
+        return processes.read(record) if record.exists() else None
+
+    def alive(self) -> bool:
+        process = self.process
+        return process is not None and process.alive()
+
+    def create(self, spec: Spec) -> None:
+        """Make the overlay and the disks (sparse, empty)."""
+        packages.ensure("qemu-system-x86_64", "qemu-img")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for image, overlay in ((spec.root, "root.qcow2"), *self._overlays(spec)):
+            backing: list[str | Path] = ["-b", image, "-F", "raw"]
+            run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, self.folder / overlay], seconds=60)
+        for disk in spec.disks:
+            with (self.folder / f"{disk.name}.img").open("wb") as handle:
+                handle.truncate(disk.mib << 20)
+
+    def start(self, spec: Spec) -> None:
+        """Power on; returns when QEMU runs (the guest is only beginning to boot)."""
+        process = processes.start(self._argv(spec), self.folder, "qemu", with_us=spec.with_us)
+        deadline = time.monotonic() + 20
+        while not (self.folder / MONITOR).exists():
+            if not process.alive():
+                raise processes.failure(process, f"QEMU did not start for {self.name}")
+            if time.monotonic() > deadline:
+                raise LabError(f"QEMU has no monitor after 20 s for {self.name}", log=process.log)
+            time.sleep(0.02)
+
+    def monitor(self, *, seconds: float = 10) -> AbstractContextManager[qmp.Monitor]:
+        """A conversation with QEMU."""
+        return qmp.connect(self.folder / MONITOR, seconds=seconds)
+
+    def power_off(self) -> None:
+        """Cut the power: what the guest had not written to its disks is lost."""
+        process = self.process
+        if process is not None:
+            process.end(grace=0)
+        (self.folder / MONITOR).unlink(missing_ok=True)
+
+    def unplug(self, disk: Disk) -> None:
+        """Pull a disk out; returns when the guest has let go of it. What it holds stays in its file."""
+        with self.monitor() as monitor:
+            monitor.command("device_del", {"id": disk.name})
+            monitor.wait_event("DEVICE_DELETED", seconds=30, device=disk.name)
+
+    def plug(self, disk: Disk) -> None:
+        """Put a pulled disk back on its port, as it was."""
+        with self.monitor() as monitor:
+            monitor.command("device_add", nvme_device(disk))
+
+    def plugged(self, disk: Disk) -> bool:
+        """Whether the disk is on its port now."""
+        with self.monitor() as monitor:
+            devices = monitor.command("qom-list", {"path": "/machine/peripheral"})
+        return any(device["name"] == disk.name for device in devices)
+
+    def set_link(self, *, up: bool) -> None:
+        """Cut or restore the LAN; the way between the host and the guest stays."""
+        with self.monitor() as monitor:
+            monitor.command("set_link", {"name": "nic-lan", "up": up})
+
+    def data(self, disk: Disk) -> Path:
+        """The disk's raw file on the host; holds what the guest has written and flushed."""
+        return self.folder / f"{disk.name}.img"
+
+    def _argv(self, spec: Spec) -> list[str]:
+        words = "console=ttyS0 quiet mitigations=off net.ifnames=0 panic=1 random.trust_cpu=on"
+        argv = ["qemu-system-x86_64", "-name", spec.name, "-nodefaults", "-no-reboot", "-display", "none"]
+        argv += ["-machine", "q35", *accel.flags(), "-smp", str(spec.cpus), "-m", str(spec.mib)]
+        argv += ["-kernel", str(spec.boot / "vmlinuz"), "-initrd", str(spec.boot / "initrd")]
+        argv += ["-append", f"{words} lab.init={spec.init}"]
+        argv += ["-serial", "file:console.log", "-qmp", f"unix:{MONITOR},server=on,wait=off"]
+        argv += ["-device", "virtio-rng-pci"]
+        argv += _virtio_disk("root", self.folder / "root.qcow2", "qcow2")
+        argv += _virtio_disk("seed", spec.seed, "raw", read_only=True)
+        for index, image in enumerate(spec.read_only):
+            argv += _virtio_disk(f"ro-{index}", image, "raw", read_only=True)
+        for _, overlay in self._overlays(spec):
+            argv += _virtio_disk(overlay.removesuffix(".qcow2"), self.folder / overlay, "qcow2")
+        for index, disk in enumerate(spec.disks, start=1):
+            argv += ["-blockdev", _blockdev(f"{disk.name}-data", self.folder / f"{disk.name}.img", "raw")]
+            argv += ["-device", f"pcie-root-port,id=port-{disk.name},chassis={index},slot={index}"]
+            argv += ["-device", ",".join(f"{k}={v}" for k, v in nvme_device(disk).items())]
+        forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in spec.forwards)
+        forwards += f",hostfwd=tcp:127.0.0.1:{self.agent.port}-:{GUEST_PORT}"
+        argv += ["-netdev", f"user,id=wan{forwards}"]
+        argv += ["-device", f"virtio-net-pci,id=nic-wan,netdev=wan,mac=52:54:00:aa:00:{spec.number:02x}"]
+        if spec.lan:
+            argv += ["-netdev", f"socket,id=lan,mcast={spec.lan},localaddr=127.0.0.1"]
+            argv += ["-device", f"virtio-net-pci,id=nic-lan,netdev=lan,mac=52:54:00:bb:00:{spec.number:02x}"]
+        if spec.own_monitor:  # QEMU is both ends of this socket
+            argv += ["-chardev", "socket,id=inner,path=inner.sock,server=on,wait=off"]
+            argv += ["-chardev", "socket,id=port,path=inner.sock,server=off"]
+            argv += ["-mon", "chardev=inner,mode=control", "-device", "virtio-serial-pci"]
+            argv += ["-device", f"virtserialport,chardev=port,name={qmp.GUEST_PORT.name}"]
+        return [*argv, *spec.extra]
+
+    @staticmethod
+    def _overlays(spec: Spec) -> list[tuple[Path, str]]:
+        return [(image, f"overlay{index}.qcow2") for index, image in enumerate(spec.overlays)]
+
+
+def nvme_device(disk: Disk) -> dict[str, str]:
+    """The arguments of QEMU's ``device_add`` for this disk."""
+    return {
+        "driver": "nvme",
+        "id": disk.name,
+        "bus": f"port-{disk.name}",
+        "drive": f"{disk.name}-data",
+        "serial": disk.serial,
+    }
+
+
+def new_agent(name: str) -> Agent:
+    """An agent for a new machine: a free port and a fresh token."""
+    return Agent(name, free_port(), secrets.token_hex(16))
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _virtio_disk(name: str, image: Path, form: str, *, read_only: bool = False) -> list[str]:
+    node = _blockdev(name, image, form, read_only=read_only)
+    return ["-blockdev", node, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
+
+
+def _blockdev(name: str, image: Path, form: str, *, read_only: bool = False) -> str:
+    # no-flush: flushing the host's own disk would only cost time; a power failure of the guest does not lose host pages
+    options = f"driver={form},node-name={name},cache.no-flush=on,read-only={'on' if read_only else 'off'}"
+    options += ",discard=unmap" if not read_only else ""
+    return f"{options},file.driver=file,file.filename={str(image).replace(',', ',,')},file.locking=off"

@@ -1,0 +1,78 @@
+# `make` alone lists the targets. Everything that a target needs is installed or built by it, once, into a cache outside
+# the tree (MILLPOND_CACHE, ~/.cache/millpond by default).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+KERNEL ?= 6.1
+
+# Resolved when first used, so that `make help` installs nothing.
+PY = $(eval PY := $$(shell tools/bootstrap.sh))$(PY)
+export PYTHONPATH := core:adapters:operator:csidriver:statemanager:cli:e2e
+export PYTHONDONTWRITEBYTECODE := 1
+TIERS = $(PY) tools/tiers.py --kernel $(KERNEL)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2} /^##@/{printf "\n%s\n", substr($$0,5)}' Makefile
+
+##@ See it work
+.PHONY: demo
+demo: generate-stubs ## The main job on a real cluster: a disk is pulled, nothing is lost (KERNEL=6.1|6.12, KEEP=1)
+	@$(PY) -m demo --kernel $(KERNEL)
+
+##@ Test
+.PHONY: test test-unit test-api test-kernel test-conformance e2e lint
+test: generate-stubs ## Everything: lint, unit, API, kernel 6.1 and 6.12, conformance, e2e; JUnit files in build/
+	@$(TIERS) all
+
+test-unit: generate-stubs ## Unit and property tests (about a minute)
+	@$(TIERS) unit
+
+test-api: generate-stubs ## Real etcd and kube-apiserver: CRDs, CEL, ownership, operator and state managers
+	@$(TIERS) api
+
+test-kernel: generate-stubs ## Real dm, md, nvmet and NVMe/TCP in a guest, on 6.1 and 6.12
+	@$(TIERS) kernel
+
+test-conformance: generate-stubs ## csi-sanity against the installed driver
+	@$(TIERS) conformance
+
+e2e: generate-stubs ## The main job and its faults on a three-node cluster
+	@$(TIERS) e2e
+
+lint: generate-stubs ## ruff, mypy --strict, import contracts, drift of generated files
+	@$(TIERS) lint
+
+##@ Make
+.PHONY: generate generate-stubs images lock
+generate: generate-stubs ## Write crds/ from the models, and the gRPC stubs
+	@$(PY) tools/generate.py crds
+
+generate-stubs:
+	@$(PY) tools/generate.py stubs
+
+images: ## Build the container image into the cache, without a registry
+	@$(PY) -m lab images
+
+lock: ## Pin the dependencies anew (needs pip-tools)
+	@tools/lock.sh
+
+##@ The lab: three nodes with stock kernels, no Docker, no KVM needed
+.PHONY: lab-up lab-status lab-shell lab-down
+lab-up: ## Start it (KERNEL=6.1|6.12)
+	@$(PY) -m lab up --kernel $(KERNEL)
+
+lab-status: ## What is running, and where its kubeconfig is
+	@$(PY) -m lab status
+
+lab-shell: ## A root shell on a node (NODE=n1)
+	@$(PY) -m lab shell $(or $(NODE),$(error say which node: make lab-shell NODE=n1))
+
+lab-down: ## Stop it and leave nothing behind
+	@$(PY) -m lab down
+
+##@ Measure
+.PHONY: bench-thread
+bench-thread: generate-stubs ## The main thread's figures, into docs/performance.md
+	@$(PY) -m bench.thread --kernel $(KERNEL)

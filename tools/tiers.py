@@ -51,11 +51,11 @@ def pytest(name: str, *arguments: str, minutes: float, env: dict[str, str] | Non
 
 
 def kernel(release: str) -> Run:
-    """The kernel tier runs inside a guest; ``lab guest-run`` brings its output folder back."""
+    """The kernel tier runs inside a guest; ``lab guest-run`` brings its /out folder back."""
     name = f"kernel-{release}"
     out = BUILD / name
-    inner = ["pytest", "-q", "tests/kernel", "--junitxml=$OUT/junit.xml", "-p", "no:cacheprovider"]
-    argv = [sys.executable, "-m", "lab", "guest-run", "--kernel", release, "--output", str(out), "--", *inner]
+    inner = ["python3", "-m", "pytest", "-q", "tests/kernel", "--junitxml=/out/junit.xml", "-p", "no:cacheprovider"]
+    argv = [sys.executable, "-m", "lab", "guest-run", "--kernel", release, "--out", str(out), "--", *inner]
     return Run(name, argv, 20, out / "junit.xml")
 
 

@@ -12,7 +12,7 @@ written and flushed, as a database does it: a disk that loses power may forget w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 RULES = frozenset(
     {
@@ -57,7 +57,7 @@ def initial() -> State:
     return State(legs=(Leg(),) * LEGS)
 
 
-def change(state: State, index: int, **fields: object) -> State:
+def change(state: State, index: int, **fields: Any) -> State:
     legs = list(state.legs)
     legs[index] = legs[index]._replace(**fields)
     return state._replace(legs=tuple(legs))
@@ -145,7 +145,7 @@ def _manager(state: State, index: int, rules: frozenset[str]) -> Iterator[tuple[
             yield f"gate {index} fails unrecorded", change(state, index, holding=False)
         if "gate holds while recorded InSync" not in rules and leg.holding:
             yield f"gate {index} is left failing", change(state, index, holding=False)
-    elif leg.holding and leg.member != "in" or (leg.record == "Stale" and leg.holding):
+    elif (leg.holding and leg.member != "in") or (leg.record == "Stale" and leg.holding):
         yield f"gate {index} fails", change(state, index, holding=False)
     if leg.path and not leg.same_life and leg.record == "InSync":
         if "reinstate only the same incarnation" not in rules:

@@ -141,11 +141,7 @@ def python_library() -> Path:
 
 def sweep() -> None:
     """Remove what guests left behind whose process was killed."""
-    for folder in (paths.cache() / "labs").glob(".guest-*"):
-        owner = processes.owner(folder)
-        if owner is not None and not owner.alive():
-            processes.end_all(processes.below(folder), grace=0)
-            shutil.rmtree(folder, ignore_errors=True)
+    processes.sweep(paths.cache() / "labs", ".guest-*")
 
 
 def _stdout(data: bytes) -> None:

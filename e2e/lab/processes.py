@@ -6,6 +6,7 @@ A record is the child's own ``/proc/<pid>/stat`` line: with the start time in it
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -95,6 +96,15 @@ def owner(folder: Path) -> Recorded | None:
     """The process that called :func:`record_self`, if any."""
     record = folder / "owner.pid"
     return read(record) if record.exists() else None
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """End and remove what is left in those folders below ``folder`` whose recorded owner is gone."""
+    for left in folder.glob(pattern):
+        recorded = owner(left)
+        if recorded is not None and not recorded.alive():
+            end_all(below(left), grace=0)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def read(record: Path) -> Recorded:

@@ -7,7 +7,6 @@ host's page cache: what the guest has flushed is what a reader of the file on th
 from __future__ import annotations
 
 import secrets
-import socket
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +17,7 @@ from lab import accel, packages, processes, qmp
 from lab.agent import GUEST_PORT, Agent
 from lab.command import run
 from lab.errors import LabError
+from lab.ports import free_ports
 
 MONITOR = "monitor.sock"
 
@@ -46,6 +46,7 @@ class Spec:
     forwards: Sequence[tuple[int, int]] = ()  # (port of the host's loopback, port in the guest)
     lan: str = ""  # "group:port" of a multicast LAN, shared by the machines that have the same
     number: int = 1  # last byte of the MAC addresses
+    uuid: str = ""  # of the machine, as its firmware tells
     mib: int = 1536
     cpus: int = 2
     with_us: bool = False  # the machine ends when the lab's process does
@@ -111,19 +112,21 @@ class Machine:
     def unplug(self, disk: Disk) -> None:
         """Pull a disk out; returns when the guest has let go of it. What it holds stays in its file."""
         with self.monitor() as monitor:
-            monitor.command("device_del", {"id": disk.name})
-            monitor.wait_event("DEVICE_DELETED", seconds=30, device=disk.name)
+            qmp.unplug(monitor, disk.name)
+        self._pulled(disk).touch()
 
     def plug(self, disk: Disk) -> None:
         """Put a pulled disk back on its port, as it was."""
         with self.monitor() as monitor:
-            monitor.command("device_add", nvme_device(disk))
+            qmp.plug(monitor, disk.name, disk.serial)
+        self._pulled(disk).unlink(missing_ok=True)
 
     def plugged(self, disk: Disk) -> bool:
-        """Whether the disk is on its port now."""
-        with self.monitor() as monitor:
-            devices = monitor.command("qom-list", {"path": "/machine/peripheral"})
-        return any(device["name"] == disk.name for device in devices)
+        """Whether the disk is on its port (for a machine that is off: will be when it is on)."""
+        return not self._pulled(disk).exists()
+
+    def _pulled(self, disk: Disk) -> Path:
+        return self.folder / f"{disk.name}.pulled"
 
     def set_link(self, *, up: bool) -> None:
         """Cut or restore the LAN; the way between the host and the guest stays."""
@@ -141,7 +144,7 @@ class Machine:
         argv += ["-kernel", str(spec.boot / "vmlinuz"), "-initrd", str(spec.boot / "initrd")]
         argv += ["-append", f"{words} lab.init={spec.init}"]
         argv += ["-serial", "file:console.log", "-qmp", f"unix:{MONITOR},server=on,wait=off"]
-        argv += ["-device", "virtio-rng-pci"]
+        argv += ["-device", "virtio-rng-pci", *(["-uuid", spec.uuid] if spec.uuid else [])]
         argv += _virtio_disk("root", self.folder / "root.qcow2", "qcow2")
         argv += _virtio_disk("seed", spec.seed, "raw", read_only=True)
         for index, image in enumerate(spec.read_only):
@@ -151,7 +154,9 @@ class Machine:
         for index, disk in enumerate(spec.disks, start=1):
             argv += ["-blockdev", _blockdev(f"{disk.name}-data", self.folder / f"{disk.name}.img", "raw")]
             argv += ["-device", f"pcie-root-port,id=port-{disk.name},chassis={index},slot={index}"]
-            argv += ["-device", ",".join(f"{k}={v}" for k, v in nvme_device(disk).items())]
+            if self.plugged(disk):
+                device = qmp.nvme_device(disk.name, disk.serial)
+                argv += ["-device", ",".join(f"{key}={value}" for key, value in device.items())]
         forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in spec.forwards)
         forwards += f",hostfwd=tcp:127.0.0.1:{self.agent.port}-:{GUEST_PORT}"
         argv += ["-netdev", f"user,id=wan{forwards}"]
@@ -171,28 +176,9 @@ class Machine:
         return [(image, f"overlay{index}.qcow2") for index, image in enumerate(spec.overlays)]
 
 
-def nvme_device(disk: Disk) -> dict[str, str]:
-    """The arguments of QEMU's ``device_add`` for this disk."""
-    return {
-        "driver": "nvme",
-        "id": disk.name,
-        "bus": f"port-{disk.name}",
-        "drive": f"{disk.name}-data",
-        "serial": disk.serial,
-    }
-
-
 def new_agent(name: str) -> Agent:
     """An agent for a new machine: a free port and a fresh token."""
-    return Agent(name, free_port(), secrets.token_hex(16))
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return Agent(name, free_ports(1)[0], secrets.token_hex(16))
 
 
 def _virtio_disk(name: str, image: Path, form: str, *, read_only: bool = False) -> list[str]:

@@ -63,6 +63,22 @@ class Monitor:
         return message
 
 
+def unplug(monitor: Monitor, device: str) -> None:
+    """Pull a disk (``disk1``) out; returns when the guest has let go of it."""
+    monitor.command("device_del", {"id": device})
+    monitor.wait_event("DEVICE_DELETED", seconds=30, device=device)
+
+
+def plug(monitor: Monitor, device: str, serial: str) -> None:
+    """Put a pulled disk back on its port."""
+    monitor.command("device_add", nvme_device(device, serial))
+
+
+def nvme_device(device: str, serial: str) -> dict[str, str]:
+    """QEMU's arguments for an NVMe disk on its port."""
+    return {"driver": "nvme", "id": device, "bus": f"port-{device}", "drive": f"{device}-data", "serial": serial}
+
+
 @contextmanager
 def connect(path: Path, *, seconds: float = 10) -> Iterator[Monitor]:
     """A conversation over the monitor's UNIX socket; waits up to ``seconds`` while another one is using it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,16 +14,28 @@ from lab.command import run
 _BLOCK = 512 * 128  # a disk's size must be a multiple of its sector
 
 
-def write(target: Path, files: Mapping[str, bytes | str], trees: Iterable[tuple[str, Path]] = ()) -> None:
+def write(
+    target: Path,
+    files: Mapping[str, bytes | str],
+    trees: Iterable[tuple[str, Path]] = (),
+    links: Mapping[str, str] | None = None,
+) -> None:
     """Write the tar: ``files`` by path (without the first ``/``; mode 755 below ``bin`` and ``sbin``), and for each
-    ``(prefix, folder)`` of ``trees`` the files of a git work tree that git does not ignore."""
+    ``(prefix, folder)`` of ``trees`` the files of a git work tree that git does not ignore; ``links`` are symbolic links and where they point."""
     with tarfile.open(target, "w") as archive:
         for path, content in files.items():
             data = content.encode() if isinstance(content, str) else content
             entry = tarfile.TarInfo(path)
             entry.size = len(data)
-            entry.mode = 0o755 if "bin" in Path(path).parent.name else 0o600
+            entry.mtime = int(time.time())
+            entry.mode = (
+                0o755 if "bin" in Path(path).parent.name else 0o600 if "token" in path or "key" in path else 0o644
+            )
             archive.addfile(entry, io.BytesIO(data))
+        for path, goal in (links or {}).items():
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.linkname = tarfile.SYMTYPE, goal
+            archive.addfile(entry)
         for prefix, folder in trees:
             for name in work_tree(folder):
                 archive.add(folder / name, f"{prefix}/{name}", recursive=False, filter=_owned_by_root)

@@ -16,23 +16,30 @@ PresenceState = Literal["Unknown", "Absent", "Refused", "Claimed", "Failed"]
 class Identity(Wire, frozen=True, kw_only=True):
     """Which disk is meant. Exactly one field is set."""
 
-    path: Annotated[
-        str | None,
-        Meta(
-            description="A path under /dev/disk/by-id or /dev/disk/by-path.",
-            pattern="^/dev/disk/by-(id|path)/[A-Za-z0-9:._@+-]+$",
-            max_length=255,
-        ),
-    ] = None
-    serial: Annotated[str | None, Meta(description="The disk's serial number.", min_length=1, max_length=128)] = None
-    wwn: Annotated[str | None, Meta(description="The disk's world wide name.", min_length=1, max_length=128)] = None
-    device_uuid: Annotated[
-        str | None,
-        Meta(
-            description="The identity in its Millpond label, once labelled.",
-            pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
-        ),
-    ] = None
+    path: (
+        Annotated[
+            str,
+            Meta(
+                description="A path under /dev/disk/by-id or /dev/disk/by-path.",
+                pattern="^/dev/disk/by-(id|path)/[A-Za-z0-9:._@+-]+$",
+                max_length=255,
+            ),
+        ]
+        | None
+    ) = None
+    serial: Annotated[str, Meta(description="The disk's serial number.", min_length=1, max_length=128)] | None = None
+    wwn: Annotated[str, Meta(description="The disk's world wide name.", min_length=1, max_length=128)] | None = None
+    device_uuid: (
+        Annotated[
+            str,
+            Meta(
+                description="The identity (UUID) in its Millpond label, once labelled.",
+                pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+                max_length=36,
+            ),
+        ]
+        | None
+    ) = None
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

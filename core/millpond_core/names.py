@@ -86,6 +86,14 @@ def subsystem_nqn(volume: str, leg: str, epoch: int, incarnation: str) -> str:
     return f"{NQN_PREFIX}{volume}:{leg}:e{epoch}:{incarnation}"
 
 
+def parse_nqn(nqn: str) -> tuple[str, str, int, str] | None:
+    """(volume, leg, epoch, incarnation) of a leg's export; None when the NQN names none of ours."""
+    parts = nqn.removeprefix(NQN_PREFIX).split(":")
+    if not nqn.startswith(NQN_PREFIX) or len(parts) != 4 or not parts[2][1:].isdecimal():
+        return None
+    return parts[0], parts[1], int(parts[2][1:]), parts[3]
+
+
 def namespace_uuid(volume: str, leg: str, epoch: int, incarnation: str) -> str:
     """Identity of the export's namespace: two with the same would be joined as paths of one."""
     return str(uuid.uuid5(_NAMESPACE, subsystem_nqn(volume, leg, epoch, incarnation)))

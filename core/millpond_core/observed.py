@@ -106,6 +106,8 @@ class BlockDisk(msgspec.Struct, frozen=True, kw_only=True):
     wwn: str
     model: str
     size_bytes: int
+    diskseq: int = 0
+    """The kernel's count of appearances (/sys/block/<name>/diskseq): unique within a boot."""
     links: tuple[str, ...] = ()
     """All paths under /dev/disk/by-id and by-path."""
     holders: tuple[str, ...] = ()
@@ -124,6 +126,8 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     """Counts the writes; the slot with the higher one counts."""
     attach_count: int = 0
     boot_id: str = ""
+    diskseq: int = 0
+    """With boot_id: the appearance that ``attach_count`` was last raised for."""
     legs: tuple[LabelLeg, ...] = ()
 
 
@@ -143,3 +147,5 @@ class LabelLeg(msgspec.Struct, frozen=True, kw_only=True):
     record_seq: int = 0
     state: Literal["InSync", "Rebuilding", "Stale", "Failed"] = "Rebuilding"
     zeroed: bool = False
+    synced_epoch: int = 0
+    """Highest epoch in which the leg node saw the leg recorded InSync: tells whether it was part of an array."""

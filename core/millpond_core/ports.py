@@ -100,8 +100,22 @@ class Md(Protocol):
         """
         ...
 
-    async def add(self, name: str, slot: int, major_minor: str, *, delta: bool, write_mostly: bool) -> None:
-        """Take a leg in and start its rebuild: whole, or by the bitmap when ``delta``. Grows raid_disks if needed."""
+    async def add(
+        self,
+        name: str,
+        slot: int,
+        major_minor: str,
+        *,
+        delta: bool,
+        write_mostly: bool,
+        dirty_chunks: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """Take a leg in and start its rebuild: whole, or by the bitmap when ``delta``. Grows raid_disks if needed.
+
+        ``dirty_chunks`` are set in the array's bitmap (``bitmap_set_bits``) before the leg is added: what the returning
+        leg's own bitmap calls dirty may have been lost with its cache. A member that an interrupted call left half
+        added (no slot, not faulty) is removed first.
+        """
         ...
 
     async def fail(self, name: str, major_minor: str) -> None:

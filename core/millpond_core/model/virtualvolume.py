@@ -167,6 +167,9 @@ class LegReport(Wire, frozen=True, kw_only=True):
     incarnation: Annotated[
         str, Meta(description="Changes when acknowledged writes may have been lost with a cache.")
     ] = ""
+    synced_epoch: Annotated[
+        int, Meta(description="Highest epoch in which its label says that it was in sync.", ge=0)
+    ] = 0
     released: Annotated[bool, Meta(description="Export, mapping and label entry are gone.")] = False
     message: Annotated[str, Meta(description="Why it is not prepared or exported.")] = ""
 

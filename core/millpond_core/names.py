@@ -23,6 +23,11 @@ ANNOTATION_CLAIM = "millpond.io/claim"
 ANNOTATION_ACCEPT_DATA_LOSS = "millpond.io/accept-data-loss"
 FINALIZER = "millpond.io/storage"
 NODE_LABEL_PREFIX = "node.millpond.io/"
+LABEL_MADE_BY = "millpond.io/made-by"
+"""On a Quiescence that the master made, with ``MASTER`` as its value: it prunes only those."""
+
+MASTER = "millpond-master"
+"""The operator's leader: its Lease, its field manager, its mark on what it makes."""
 
 _NAMESPACE = uuid.UUID("7d3c4b52-53b6-5d0c-9a35-2d1c8d8f7a10")
 
@@ -34,6 +39,11 @@ def node_label(node: str) -> str:
     """
     part = node if len(node) <= 63 else hashlib.sha256(node.encode()).hexdigest()[:40]
     return NODE_LABEL_PREFIX + part
+
+
+def node_manager(node: str) -> str:
+    """Field manager of ``node``'s state manager (at most 128 characters), and the name of its heartbeat Lease."""
+    return f"millpond-node-{node if len(node) <= 100 else hashlib.sha256(node.encode()).hexdigest()[:40]}"
 
 
 def leg_id(number: int) -> str:

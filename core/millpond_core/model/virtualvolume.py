@@ -152,6 +152,13 @@ class Attachment(Wire, omit_defaults=False, frozen=True, kw_only=True):
     node: Annotated[str, Meta(description="Attach node; empty: nowhere.")] = ""
     epoch: Annotated[int, Meta(description="Raised with each attach: one writer per epoch.", ge=0)] = 0
     clean: Annotated[bool, Meta(description="The last assembly was stopped with all legs equal.")] = True
+    boot_id: Annotated[
+        str,
+        Meta(
+            description="Boot of the attach node in which this epoch may be assembled: after a reboot the legs may "
+            "differ, and the master raises the epoch and names a source first. Empty: any."
+        ),
+    ] = ""
 
 
 # --- status: what each node reports, one entry a node ----------------------------------------------------------------

@@ -1,0 +1,336 @@
+"""md raid1 with metadata ``external:millpond``, through sysfs (Documentation/admin-guide/md.rst).
+
+The kernel keeps no record of which leg is good: it asks. Whatever needs a record raises ``array_state`` to
+``write-pending`` and new writes wait until ``active`` is written. The order of the writes below is the kernel's
+demand or was found by measuring (docs/decisions); each odd one says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from millpond_adapters import sysfs
+from millpond_adapters.run import run
+from millpond_core import names
+from millpond_core.errors import Busy, Conflict, DeadlineExceeded, Invalid, MillpondError, NotFound
+from millpond_core.layout import BITMAP_SECTORS, BITMAP_START_SECTORS, bitmap_chunk_bytes
+from millpond_core.observed import Array, Member
+
+METADATA = "external:millpond"
+BITMAP_SECONDS = 5
+"""How long a bit outlives its last write at least: md clears lazily, by rounds of this length."""
+
+FLOOR_KIB = 40 * 1024
+"""KiB/s below which a rebuild is not slowed by I/O.
+
+md's own floor is 1 MiB/s: on a busy volume of 50 GiB that is 14 hours on one copy. 40 MiB/s makes it 21 minutes and
+leaves two thirds of a gigabit link, and nearly all of an SSD, to the volume's users.
+"""
+
+_SETTLE_SECONDS = 3.0
+_STOP_SECONDS = 20.0  # stopping flushes the bitmap through every gate
+_BITMAP_BYTES = (BITMAP_SECTORS - BITMAP_START_SECTORS) * 512
+
+
+class MdRaid:
+    """The port ``Md``. ``system`` and ``device_nodes`` are the folders of sysfs and of device nodes."""
+
+    def __init__(self, system: Path = Path("/sys"), device_nodes: Path = Path("/dev")) -> None:
+        self._sys = system
+        self._dev = device_nodes
+
+    async def get(self, name: str) -> Array | None:
+        return read_array(self._md(name), name, self._dev)
+
+    async def list(self) -> dict[str, Array]:
+        prefix = f"md_{names.MD_PREFIX}"
+        found = {}
+        for entry in sysfs.entries(self._sys / "block"):
+            if entry.startswith(prefix):
+                name = entry.removeprefix("md_")
+                array = read_array(self._md(name), name, self._dev)
+                if array is not None:
+                    found[name] = array
+        return found
+
+    async def assemble(
+        self,
+        name: str,
+        *,
+        raid_disks: int,
+        component_sectors: int,
+        members: Sequence[tuple[int, str, bool]],
+        dirty_chunks: Sequence[tuple[int, int]] = (),
+    ) -> Array:
+        md = self._md(name)
+        if not members:
+            raise Invalid(f"array {name} cannot be assembled from no legs")
+        state = sysfs.peek(md / "array_state", "clear")
+        if state != "clear":
+            raise Conflict(f"array {name} is there already, {state}: stop it before assembling it anew")
+        try:
+            await self._begin(name, raid_disks, component_sectors)
+            for slot, major_minor, write_mostly in members:
+                await self._take_in(md, slot, major_minor, component_sectors, in_sync=True, write_mostly=write_mostly)
+            await self._run(md, component_sectors)
+            for first, last in dirty_chunks:
+                await sysfs.write(md / "bitmap_set_bits", f"{first}-{last}" if last > first else f"{first}")
+        except MillpondError:
+            await self._undo(name)
+            raise
+        array = await self.get(name)
+        if array is None:
+            raise NotFound(f"array {name} vanished while it was assembled")
+        return array
+
+    async def add(self, name: str, slot: int, major_minor: str, *, delta: bool, write_mostly: bool) -> None:
+        md = self._md(name)
+        present = await self._member(name, major_minor)
+        if present is not None and (present.slot != slot or "faulty" in present.flags):
+            raise Conflict(f"{major_minor} is in array {name} already: slot {present.slot}, {sorted(present.flags)}")
+        if present is not None:
+            return
+        component = 2 * int(sysfs.read(md / "component_size"))
+        # frozen, or md would start to copy at once, before the offset is set
+        await self.freeze(name)
+        try:
+            if slot >= int(sysfs.read(md / "raid_disks").split()[0]):
+                if delta:
+                    raise Invalid(
+                        f"slot {slot} of array {name} is new, so its bitmap knows nothing of {major_minor}: "
+                        "it needs a whole copy"
+                    )
+                await sysfs.write(md / "raid_disks", str(slot + 1))
+            await self._take_in(md, slot, major_minor, component, in_sync=delta, write_mostly=write_mostly)
+        finally:
+            await self.unfreeze(name)
+
+    async def fail(self, name: str, major_minor: str) -> None:
+        member = self._folder(self._md(name), major_minor)
+        if member is not None and "faulty" not in _words(sysfs.peek(member / "state")):
+            await sysfs.write(member / "state", "faulty")
+
+    async def acknowledge_failure(self, name: str, major_minor: str) -> None:
+        md = self._md(name)
+        member = self._folder(md, major_minor)
+        if member is None:
+            return
+        if "faulty" not in _words(sysfs.peek(member / "state", "faulty")):
+            raise Conflict(f"{major_minor} of array {name} is not faulty: there is no failure to acknowledge")
+        await sysfs.write(member / "state", "-blocked")
+        # Another leg that failed meanwhile and has no record yet stays blocked: writes go on waiting for that one.
+        await sysfs.write(md / "array_state", "active")
+        await self._leave(member)
+
+    async def acknowledge(self, name: str) -> bool:
+        array = await self.get(name)
+        if array is None or any("faulty" in member.flags for member in array.members):
+            return False
+        # A leg that fails between this look and the write below is blocked by itself until its record is made.
+        if array.array_state == "write-pending":
+            await sysfs.write(self._md(name) / "array_state", "active")
+        return True
+
+    async def freeze(self, name: str) -> None:
+        md = self._md(name)
+        if sysfs.read(md / "sync_action") != "frozen":
+            await sysfs.write(md / "sync_action", "frozen")
+        await self.acknowledge(name)
+
+    async def unfreeze(self, name: str) -> None:
+        md = self._md(name)
+        if sysfs.read(md / "sync_action") == "frozen":
+            await sysfs.write(md / "sync_action", "idle")
+
+    async def set_speed(self, name: str, max_kib: int) -> None:
+        md = self._md(name)
+        await sysfs.write(md / "sync_speed_min", str(min(FLOOR_KIB, max_kib) if max_kib else FLOOR_KIB))
+        await sysfs.write(md / "sync_speed_max", str(max_kib) if max_kib else "system")
+
+    async def dirty_chunks(self, leg_device: str) -> Sequence[tuple[int, int]]:
+        argv = ("dd", f"if={leg_device}", "bs=4096", "iflag=direct", "status=none")
+        skip = f"skip={BITMAP_START_SECTORS * 512 // 4096}"
+        bitmap = await run(*argv, skip, f"count={_BITMAP_BYTES // 4096}", seconds=10)
+        if len(bitmap) != _BITMAP_BYTES:
+            raise Invalid(f"{leg_device} is too short for a bitmap: {len(bitmap)} bytes of {_BITMAP_BYTES}")
+        return runs_of_bits(bitmap)
+
+    async def stop(self, name: str) -> None:
+        md = self._md(name)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SETTLE_SECONDS
+        while md.exists() and sysfs.peek(md / "array_state", "clear") != "clear":
+            try:
+                await sysfs.write(md / "array_state", "clear", seconds=_STOP_SECONDS)
+            except NotFound:
+                break
+            except Busy as error:
+                if loop.time() > deadline:
+                    raise Busy(f"array {name} cannot be stopped: it is open or a write waits in it") from error
+                await asyncio.sleep(0.1)
+        # A named array's folder goes a moment later; the name cannot be used again before.
+        deadline = loop.time() + _SETTLE_SECONDS
+        while md.exists():
+            if loop.time() > deadline:
+                raise DeadlineExceeded(f"array {name} is stopped, but its device is still there: who has it open?")
+            await asyncio.sleep(0.02)
+
+    def watch(self, name: str, changed: Callable[[], None]) -> Callable[[], None]:
+        md = self._md(name)
+        return sysfs.watch((md / "array_state", md / "sync_action", md / "degraded"), changed)
+
+    def _md(self, name: str) -> Path:
+        if not name.startswith(names.MD_PREFIX) or "/" in name:
+            raise Invalid(f"{name!r} is not one of Millpond's arrays: their names begin with {names.MD_PREFIX}")
+        return self._sys / "block" / f"md_{name}" / "md"
+
+    async def _begin(self, name: str, raid_disks: int, component_sectors: int) -> None:
+        md = self._md(name)
+        if not md.exists():
+            await sysfs.write(self._sys / "module/md_mod/parameters/new_array", f"md_{name}")
+        await sysfs.write(md / "metadata_version", METADATA)
+        await sysfs.write(md / "level", "raid1")
+        await sysfs.write(md / "raid_disks", str(raid_disks))
+        await sysfs.write(md / "component_size", str(component_sectors // 2))
+
+    async def _run(self, md: Path, component_sectors: int) -> None:
+        await sysfs.write(md / "bitmap/metadata", "external")
+        # chunksize and time_base before location, or the array refuses to run
+        await sysfs.write(md / "bitmap/chunksize", str(bitmap_chunk_bytes(component_sectors)))
+        await sysfs.write(md / "bitmap/time_base", str(BITMAP_SECONDS))
+        await sysfs.write(md / "bitmap/location", f"+{BITMAP_START_SECTORS}")
+        # without it md would coarsen the bitmap when the array grows, and nobody would know
+        await sysfs.write(md / "bitmap/space", str(BITMAP_SECTORS - BITMAP_START_SECTORS))
+        await sysfs.write(md / "resync_start", "none")
+        await sysfs.write(md / "array_state", "active")
+        # Never clean again by itself: each change back would make the next write wait for us.
+        await sysfs.write(md / "safe_mode_delay", "0")
+        await sysfs.write(md / "array_state", "active")
+        await sysfs.write(md / "sync_speed_min", str(FLOOR_KIB))
+
+    async def _take_in(
+        self, md: Path, slot: int, major_minor: str, component_sectors: int, *, in_sync: bool, write_mostly: bool
+    ) -> None:
+        await sysfs.write(md / "new_dev", major_minor)
+        member = self._folder(md, major_minor)
+        if member is None:
+            raise NotFound(f"{major_minor} was added to {md.parent.name}, but is not in it")
+        try:
+            await sysfs.write(member / "offset", str(BITMAP_SECTORS))
+            await sysfs.write(member / "size", str(component_sectors // 2))
+            if in_sync:
+                await sysfs.write(member / "state", "insync")
+            if write_mostly:
+                await sysfs.write(member / "state", "writemostly")
+            await sysfs.write(member / "slot", str(slot))
+        except MillpondError:
+            if sysfs.peek(member / "slot", "none") == "none":
+                await sysfs.write(member / "state", "remove")
+            raise
+
+    async def _leave(self, member: Path) -> None:
+        """Take a failed leg out: md empties its slot once nothing is in flight to it (not while frozen)."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SETTLE_SECONDS
+        while member.exists():
+            patient = loop.time() < deadline - _SETTLE_SECONDS / 2
+            if patient and sysfs.peek(member / "slot", "none") != "none":
+                await asyncio.sleep(0.02)
+                continue
+            try:
+                await sysfs.write(member / "state", "remove")
+            except NotFound:
+                return
+            except Busy:
+                if loop.time() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
+
+    async def _undo(self, name: str) -> None:
+        try:
+            await self.stop(name)
+        except MillpondError:
+            return  # the first error is the one to tell; the next assembly meets this array and says so
+
+    async def _member(self, name: str, major_minor: str) -> Member | None:
+        array = await self.get(name)
+        if array is None:
+            raise NotFound(f"there is no array {name}")
+        return next((member for member in array.members if member.major_minor == major_minor), None)
+
+    @staticmethod
+    def _folder(md: Path, major_minor: str) -> Path | None:
+        for entry in sysfs.entries(md):
+            if entry.startswith("dev-") and sysfs.peek(md / entry / "block/dev") == major_minor:
+                return md / entry
+        return None
+
+
+def read_array(md: Path, name: str, device_nodes: Path = Path("/dev")) -> Array | None:
+    """The array whose sysfs folder is ``md``; None when there is none, it is not ours or it is just going away."""
+    try:
+        if sysfs.read(md / "metadata_version") != METADATA:
+            return None
+        done, total = parse_progress(sysfs.peek(md / "sync_completed", "none"))
+        return Array(
+            name=name,
+            device=str(device_nodes / f"md_{name}"),
+            major_minor=sysfs.read(md.parent / "dev"),
+            array_state=sysfs.read(md / "array_state"),
+            raid_disks=int(sysfs.read(md / "raid_disks").split()[0]),
+            component_sectors=2 * int(sysfs.read(md / "component_size")),
+            degraded=int(sysfs.peek(md / "degraded", "0")),
+            sync_action=sysfs.peek(md / "sync_action", "idle"),
+            sync_done_sectors=done,
+            sync_total_sectors=total,
+            mismatch_count=int(sysfs.peek(md / "mismatch_cnt", "0")),
+            members=tuple(_members(md)),
+        )
+    except NotFound:
+        return None
+
+
+def _members(md: Path) -> Iterable[Member]:
+    for entry in sysfs.entries(md):
+        if not entry.startswith("dev-"):
+            continue
+        folder = md / entry
+        try:
+            slot, recovery = sysfs.read(folder / "slot"), sysfs.read(folder / "recovery_start")
+            yield Member(
+                major_minor=sysfs.peek(folder / "block/dev"),
+                slot=None if slot == "none" else int(slot),
+                flags=_words(sysfs.read(folder / "state")),
+                recovery_start=None if recovery == "none" else int(recovery),
+                errors=int(sysfs.read(folder / "errors")),
+            )
+        except NotFound:
+            continue  # taken out while we looked
+
+
+def parse_progress(text: str) -> tuple[int, int]:
+    """(done, total) sectors from ``sync_completed``: ``12345 / 67890``, ``none`` or ``delayed``."""
+    done, separator, total = text.partition(" / ")
+    return (int(done), int(total)) if separator else (0, 0)
+
+
+def runs_of_bits(bitmap: bytes) -> list[tuple[int, int]]:
+    """(first, last) of each run of set bits; bit n of the area is chunk n, the lowest bit of a byte first."""
+    runs: list[tuple[int, int]] = []
+    for index, byte in enumerate(bitmap):
+        if not byte:
+            continue
+        for bit in range(8):
+            if byte >> bit & 1:
+                chunk = index * 8 + bit
+                if runs and runs[-1][1] == chunk - 1:
+                    runs[-1] = (runs[-1][0], chunk)
+                else:
+                    runs.append((chunk, chunk))
+    return runs
+
+
+def _words(state: str) -> frozenset[str]:
+    return frozenset(word.strip() for word in state.split(",") if word.strip())

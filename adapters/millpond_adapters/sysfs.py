@@ -1,0 +1,107 @@
+"""The kernel's files: sysfs, procfs, configfs.
+
+Reading does not block. Writing can, uninterruptibly and for as long as a dead device pleases (a rebuild told to stop
+while its source is held, say), so each write is made by a child with a deadline. ``dd`` is that child because it is
+everywhere, starts in a millisecond and says which errno it got.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from millpond_adapters.run import run
+from millpond_core.errors import Busy, CommandFailed, MillpondError, NotFound
+
+_CATEGORIES: dict[str, type[MillpondError]] = {
+    "Device or resource busy": Busy,
+    "No such file or directory": NotFound,
+    "No such device": NotFound,
+}
+
+
+def read(path: Path) -> str:
+    """The file's content without surrounding white space. Raises NotFound when it, or what it speaks of, is gone."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError as error:
+        raise NotFound(f"cannot read {path}: {error.strerror}") from error
+
+
+def peek(path: Path, default: str = "") -> str:
+    """Like ``read``, with a default for what is not there."""
+    try:
+        return read(path)
+    except NotFound:
+        return default
+
+
+def entries(path: Path) -> list[str]:
+    """Sorted names in a folder; none when there is no such folder."""
+    try:
+        return sorted(entry.name for entry in path.iterdir())
+    except OSError:
+        return []
+
+
+async def write(path: Path, value: str, *, seconds: float = 5.0) -> None:
+    """Write ``value`` in one go.
+
+    Raises Busy, NotFound or CommandFailed by what the kernel answered, DeadlineExceeded when it did not answer.
+    """
+    argv = ("dd", f"of={path}", "bs=64k", "count=1", "iflag=fullblock", "conv=notrunc,nocreat", "status=none")
+    try:
+        await run(*argv, seconds=seconds, stdin=value.encode())
+    except CommandFailed as error:
+        raise explain(error, f"writing {value.strip()!r} to {path}") from error
+
+
+def explain(error: CommandFailed, doing: str) -> MillpondError:
+    """The error of a child as one of ours, by the last words of its message."""
+    reason = error.stderr.strip().rpartition("\n")[2].rpartition(": ")[2]
+    category = _CATEGORIES.get(reason)
+    if category is None:
+        return CommandFailed(tuple(doing.split(" ")), error.code, reason or error.stderr)
+    return category(f"{doing} failed: {reason}")
+
+
+def watch(paths: Iterable[Path], changed: Callable[[], None]) -> Callable[[], None]:
+    """Call ``changed`` in the running loop when the kernel notifies of any of these attributes.
+
+    Returns what ends the watch. A file that vanishes counts as a change, once. sysfs says POLLPRI for a change and
+    POLLIN always, which is all that asyncio can wait for: hence an epoll of our own, itself waited for by the loop.
+    """
+    loop = asyncio.get_running_loop()
+    epoll = select.epoll()
+    files: set[int] = set()
+    for path in paths:
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        files.add(file)
+        os.read(file, 4096)  # a change is what comes after a read
+        epoll.register(file, select.EPOLLPRI | select.EPOLLERR)
+
+    def wake() -> None:
+        for file, _ in epoll.poll(0):
+            try:
+                os.pread(file, 4096, 0)
+            except OSError:
+                epoll.unregister(file)
+                files.discard(file)
+                os.close(file)
+        changed()
+
+    def stop() -> None:
+        if not epoll.closed:
+            loop.remove_reader(epoll.fileno())
+            epoll.close()
+            for file in files:
+                os.close(file)
+
+    loop.add_reader(epoll.fileno(), wake)
+    return stop

@@ -1,0 +1,189 @@
+"""The chart, rendered by the pinned Helm: what an administrator would read with ``helm template``.
+
+What the API server thinks of it is the API tier's business.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import components
+from millpond_core import names
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "millpond"
+NAMESPACE = "millpond-system"
+OURS = "millpond.io"
+
+Object = Mapping[str, Any]
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [str(components.ensure("helm")), *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def template(*settings: str) -> list[Object]:
+    done = helm("template", "millpond", str(CHART), "--namespace", NAMESPACE, "--include-crds", *settings)
+    assert done.returncode == 0, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[Object]:
+    return template()
+
+
+def of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
+    return {each["metadata"]["name"]: each for each in objects if each["kind"] == kind}
+
+
+def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    for each in objects:
+        if each["kind"] in ("Deployment", "DaemonSet"):
+            yield each["metadata"]["name"], each["spec"]["template"]["spec"]
+
+
+def containers(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    for name, pod in pods(objects):
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            yield f"{name}/{container['name']}", container
+
+
+def rules(objects: list[Object], process: str) -> list[Object]:
+    name = f"millpond-{process}"
+    return [rule for kind in ("ClusterRole", "Role") for rule in of_kind(objects, kind)[name]["rules"]]
+
+
+def test_lint() -> None:
+    done = helm("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_namespaced_object_lies_in_the_release(objects: list[Object]) -> None:
+    kinds = {"Deployment", "DaemonSet", "ServiceAccount", "ConfigMap", "Role", "RoleBinding"}
+    assert {each["metadata"].get("namespace") for each in objects if each["kind"] in kinds} == {NAMESPACE}
+
+
+def test_it_brings_every_kind(objects: list[Object]) -> None:
+    plurals = {"storagenodes", "storagedevices", "virtualvolumes", "quiescences"}
+    assert set(of_kind(objects, "CustomResourceDefinition")) >= {f"{plural}.{OURS}" for plural in plurals}
+
+
+def test_the_driver_has_the_name_that_the_code_uses(objects: list[Object]) -> None:
+    driver = of_kind(objects, "CSIDriver")[names.DRIVER]
+    assert driver["spec"]["attachRequired"] is True
+    assert {each["provisioner"] for each in of_kind(objects, "StorageClass").values()} == {names.DRIVER}
+
+
+def test_storage_classes(objects: list[Object]) -> None:
+    classes = of_kind(objects, "StorageClass")
+    assert {name: each["parameters"]["copies"] for name, each in classes.items()} == {
+        "millpond": "1",
+        "millpond-mirrored": "2",
+    }
+    assert {each["volumeBindingMode"] for each in classes.values()} == {"WaitForFirstConsumer"}
+
+
+def test_every_volume_mount_has_its_volume(objects: list[Object]) -> None:
+    for name, pod in pods(objects):
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            mounts = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounts <= volumes, f"{name}/{container['name']}"
+
+
+def test_only_the_node_is_privileged_and_root(objects: list[Object]) -> None:
+    for name, container in containers(objects):
+        context = container["securityContext"]
+        if name.startswith("millpond-node/"):
+            assert (context["privileged"], context["runAsUser"]) == (True, 0), name
+        else:
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert context["readOnlyRootFilesystem"], name
+            assert not context["allowPrivilegeEscalation"], name
+    for name, pod in pods(objects):
+        if name != "millpond-node":
+            assert pod["securityContext"]["runAsNonRoot"], name
+            assert not pod.get("hostNetwork"), name
+
+
+def test_the_watchdog_needs_nobody(objects: list[Object]) -> None:
+    """It ends holds without API server, state manager or master: it has no way to ask any of them."""
+    watchdog = dict(containers(objects))["millpond-node/watchdog"]
+    assert {mount["name"] for mount in watchdog["volumeMounts"]} == {"dev", "sys", "run"}
+
+
+def test_what_must_outlive_a_pod_lies_on_the_node(objects: list[Object]) -> None:
+    node = dict(pods(objects))["millpond-node"]
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in node["volumes"] if "hostPath" in volume}
+    assert paths["run"] == "/run/millpond"
+    assert (node["hostNetwork"], node["hostPID"]) == (True, True)
+    kubelet = next(m for m in dict(containers(objects))["millpond-node/csi"]["volumeMounts"] if m["name"] == "kubelet")
+    assert kubelet["mountPropagation"] == "Bidirectional"
+    assert kubelet["mountPath"] == paths["kubelet"], "paths that the kubelet names must mean the same in the container"
+
+
+def test_nobody_may_everything(objects: list[Object]) -> None:
+    for process in ("operator", "controller", "node"):
+        for rule in rules(objects, process):
+            assert "*" not in (*rule["apiGroups"], *rule["resources"], *rule["verbs"]), (process, rule)
+
+
+@pytest.mark.parametrize(
+    ("process", "resource", "verb"),
+    [
+        pytest.param("node", "virtualvolumes", "patch", id="a node does not change what people want"),
+        pytest.param("node", "storagenodes", "patch", id="a node does not ring its own doorbell"),
+        pytest.param("node", "virtualvolumes", "delete", id="a node deletes no volume"),
+        pytest.param("node", "quiescences/status", "patch", id="a node does not declare a quiescence over"),
+        pytest.param("controller", "virtualvolumes/status", "patch", id="CSI does not touch the mapping"),
+        pytest.param("controller", "storagedevices", "patch", id="CSI does not touch devices"),
+        pytest.param("operator", "storagedevices", "delete", id="the master deletes no device"),
+        pytest.param("operator", "secrets", "get", id="the master reads no secret"),
+    ],
+)
+def test_what_a_process_may_not(objects: list[Object], process: str, resource: str, verb: str) -> None:
+    assert not any(resource in rule["resources"] and verb in rule["verbs"] for rule in rules(objects, process))
+
+
+def test_requests_have_their_own_priority(objects: list[Object]) -> None:
+    schema = of_kind(objects, "FlowSchema")["millpond"]
+    accounts = {subject["serviceAccount"]["name"] for subject in schema["spec"]["rules"][0]["subjects"]}
+    assert accounts == set(of_kind(objects, "ServiceAccount"))
+
+
+def test_udev_rules_reach_the_nodes(objects: list[Object]) -> None:
+    data = of_kind(objects, "ConfigMap")["millpond-node"]["data"]
+    (rules_file,) = data.values()
+    assert names.dm_uuid(names.front("x")).startswith("MILLPOND-")
+    assert '"MILLPOND-*"' in rules_file
+    assert f'"{names.NQN_PREFIX}*"' in rules_file
+    assert f'"md_{names.MD_PREFIX}*"' in rules_file
+
+
+def test_values_that_make_no_sense_are_refused() -> None:
+    for setting in ("operator.replicas=0", "storageClasses[0].copies=9", "operater.replicas=1"):
+        done = helm("template", "millpond", str(CHART), "--set", setting)
+        assert done.returncode != 0, setting
+
+
+def test_the_lab_can_name_its_own_images() -> None:
+    settings = (
+        "image.repository=localhost/mine,image.tag=x,controller.provisioner.image=p:1,controller.attacher.image=a:1"
+    )
+    images = {container["image"] for _, container in containers(template("--set", settings))}
+    assert images == {"localhost/mine:x", "p:1", "a:1"}
+
+
+def test_a_class_with_parameters_of_its_own() -> None:
+    value = '[{"name":"fast","copies":3,"fsType":"xfs","default":true,"parameters":{"pool":"nvme"}}]'
+    (made,) = of_kind(template("--set-json", f"storageClasses={value}"), "StorageClass").values()
+    assert made["parameters"] == {"copies": "3", "csi.storage.k8s.io/fstype": "xfs", "pool": "nvme"}
+    assert made["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"] == "true"

@@ -14,10 +14,12 @@ from millpond_core.model.virtualvolume import VirtualVolume
 GROUP = "millpond.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
+KINDS = (StorageNode, StorageDevice, VirtualVolume, Quiescence)
 
 __all__ = [
     "API_VERSION",
     "GROUP",
+    "KINDS",
     "VERSION",
     "Condition",
     "ConditionStatus",

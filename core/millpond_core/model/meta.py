@@ -1,13 +1,35 @@
-"""What every kind shares: metadata, conditions, the base struct and the ways to say a CEL rule."""
+"""What every kind shares: metadata, conditions, the base struct, and the ways to say what its schema shall say."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 ConditionStatus = Literal["True", "False", "Unknown"]
+
+UUID_PATTERN = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+POOL_PATTERN = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+NODE_PATTERN = "^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$"
+"""A node's name (RFC 1123 subdomain) or nothing."""
+
+LABEL_KEY_PATTERN = "^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
+LABEL_VALUE_PATTERN = "^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$"
+
+Name = Annotated[str, Meta(max_length=253)]
+"""Name of an object; bounded, so that CEL's cost is too."""
+
+REQUIRED = {"x-millpond-required": True}
+"""``extra_json_schema`` of a field that has a default in Python but none in the API."""
+
+UNIQUE: dict[str, Any] = {"x-kubernetes-list-type": "set"}
+"""``extra_json_schema`` of a list of strings without duplicates."""
+
+
+def keyed(key: str) -> dict[str, Any]:
+    """``extra_json_schema`` of a list whose elements are told apart by ``key``: each may have an owner of its own."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 class Rule(NamedTuple):
@@ -15,6 +37,8 @@ class Rule(NamedTuple):
 
     cel: str
     message: str
+    field: str = ""
+    """Path below the struct that the refusal blames, such as ``.size``; empty: the struct itself."""
 
 
 class Column(NamedTuple):
@@ -27,7 +51,11 @@ class Column(NamedTuple):
 
 
 class Wire(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True, frozen=True):
-    """The base of everything that stands in an object: camelCase on the wire, absent when default, immutable."""
+    """The base of everything that stands in an object: camelCase on the wire, absent when default, immutable.
+
+    In a ``spec`` the API server fills absent fields in. In a ``status`` it does so only for structs with
+    ``omit_defaults=False``, the ones that JSON Patch tests and replaces field by field.
+    """
 
 
 class ObjectMeta(Wire, frozen=True, kw_only=True):

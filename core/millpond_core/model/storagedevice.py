@@ -6,7 +6,18 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from millpond_core.model.meta import Column, Condition, ObjectMeta, Rule, Wire
+from millpond_core.model.meta import (
+    NODE_PATTERN,
+    POOL_PATTERN,
+    REQUIRED,
+    UUID_PATTERN,
+    Column,
+    Condition,
+    ObjectMeta,
+    Rule,
+    Wire,
+    keyed,
+)
 
 DevicePhase = Literal["Pending", "Online", "Offline", "Failed", "Draining", "Drained", "Retired"]
 DesiredState = Literal["InService", "Drained", "Retired"]
@@ -34,7 +45,7 @@ class Identity(Wire, frozen=True, kw_only=True):
             str,
             Meta(
                 description="The identity (UUID) in its Millpond label, once labelled.",
-                pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+                pattern=UUID_PATTERN,
                 max_length=36,
             ),
         ]
@@ -44,7 +55,7 @@ class Identity(Wire, frozen=True, kw_only=True):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "[has(self.path), has(self.serial), has(self.wwn), has(self.deviceUuid)].filter(x, x).size() == 1",
-            "name the disk by exactly one of path, serial, wwn or deviceUuid",
+            "spec.identity names the disk by exactly one of path, serial, wwn or deviceUuid",
         ),
     )
 
@@ -53,14 +64,24 @@ class StorageDeviceSpec(Wire, frozen=True, kw_only=True):
     """What people want of the disk."""
 
     node_name: Annotated[
-        str, Meta(description="Immutable. Name of the node that has the disk.", min_length=1, max_length=253)
+        str,
+        Meta(
+            description="Immutable. Name of the node that has the disk.",
+            min_length=1,
+            max_length=253,
+            pattern=NODE_PATTERN,
+            extra_json_schema=REQUIRED,
+        ),
     ] = ""
-    identity: Annotated[Identity, Meta(description="Immutable. Which disk is meant.")] = Identity()
+    identity: Annotated[
+        Identity,
+        Meta(description="Immutable. Which disk is meant: exactly one field is set.", extra_json_schema=REQUIRED),
+    ] = Identity()
     pool: Annotated[
         str,
         Meta(
             description="Mutable. Pool that the device belongs to.",
-            pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+            pattern=POOL_PATTERN,
         ),
     ] = "default"
     desired_state: Annotated[DesiredState, Meta(description="Mutable. InService, Drained (no legs) or Retired.")] = (
@@ -69,7 +90,8 @@ class StorageDeviceSpec(Wire, frozen=True, kw_only=True):
     erase_signature: Annotated[
         str,
         Meta(
-            description="Mutable. Allows erasing what is on the disk: must equal status.observation.fingerprint. Used once.",
+            description="Mutable. Allows erasing what is on the disk: must equal status.observation.fingerprint. "
+            "Used once.",
             max_length=256,
         ),
     ] = ""
@@ -77,11 +99,13 @@ class StorageDeviceSpec(Wire, frozen=True, kw_only=True):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.nodeName == oldSelf.nodeName",
-            "nodeName is immutable: a disk that moved is a new StorageDevice",
+            "spec.nodeName is immutable: a disk that moved to another node is a new StorageDevice",
+            ".nodeName",
         ),
         Rule(
             "self.identity == oldSelf.identity",
-            "identity is immutable: another disk is another StorageDevice",
+            "spec.identity is immutable: another disk is another StorageDevice",
+            ".identity",
         ),
     )
 
@@ -92,7 +116,8 @@ class DeviceObservation(Wire, frozen=True, kw_only=True):
     state: Annotated[
         PresenceState,
         Meta(
-            description="Absent; Refused (see message); Claimed (labelled, usable); Failed (was claimed, now gone or erring)."
+            description="Absent; Refused (see message); Claimed (labelled, usable); Failed (was claimed, now gone or "
+            "erring)."
         ),
     ] = "Unknown"
     device_uuid: Annotated[str, Meta(description="Identity in the label.")] = ""
@@ -131,11 +156,22 @@ class StorageDeviceStatus(Wire, frozen=True, kw_only=True):
     free_bytes: Annotated[int, Meta(description="Bytes that can be allocated.", ge=0)] = 0
     legs: Annotated[int, Meta(description="Number of legs with an extent here.", ge=0)] = 0
     message: Annotated[str, Meta(description="One sentence: what, why, what next, until when.")] = ""
-    conditions: Annotated[list[Condition], Meta(description="Ready and others.")] = []
+    conditions: Annotated[
+        list[Condition],
+        Meta(
+            description="Ready (Online and usable), Degraded (legs on it lack a copy) and others.",
+            max_length=32,
+            extra_json_schema=keyed("type"),
+        ),
+    ] = []
 
 
 class StorageDevice(Wire, frozen=True, kw_only=True):
-    """A disk that Millpond may use."""
+    """A disk that people handed to Millpond.
+
+    The spec says which disk of which node, and for what. A mounted or busy disk is refused always; one with foreign
+    data is refused until eraseSignature names exactly what is on it. Deleting a StorageDevice drains it first.
+    """
 
     plural: ClassVar[str] = "storagedevices"
     short_names: ClassVar[tuple[str, ...]] = ("sdev",)
@@ -146,10 +182,13 @@ class StorageDevice(Wire, frozen=True, kw_only=True):
         Column("Size", ".status.size"),
         Column("Free", ".status.free"),
         Column("Legs", ".status.legs", "integer"),
-        Column("UUID", ".status.observation.deviceUuid", wide=True),
         Column("Message", ".status.message"),
+        Column("Seen", ".status.observation.state", wide=True),
+        Column("Serial", ".status.observation.serial", wide=True),
+        Column("UUID", ".status.observation.deviceUuid", wide=True),
+        Column("Age", ".metadata.creationTimestamp", "date", wide=True),
     )
-    selectable_fields: ClassVar[tuple[str, ...]] = (".spec.nodeName", ".spec.pool")
+    selectable_fields: ClassVar[tuple[str, ...]] = (".spec.nodeName", ".spec.pool", ".status.phase")
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     metadata: ObjectMeta = ObjectMeta()

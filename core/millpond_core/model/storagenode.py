@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from millpond_core.model.meta import Column, Condition, ObjectMeta, Rule, Wire
+from millpond_core.model.meta import Column, Condition, ObjectMeta, Rule, Wire, keyed
 
 DiskState = Literal["Empty", "Foreign", "InUse", "Millpond"]
 NodeQuiescencePhase = Literal["Draining", "Quiesced", "Applied", "Released", "Expired", "Refused"]
@@ -73,7 +73,7 @@ class NodeQuiescence(Wire, frozen=True, kw_only=True):
 
 
 class StorageNodeStatus(Wire, frozen=True, kw_only=True):
-    """What the node's state manager reports; written by it alone."""
+    """What the node's state manager reports; phase and verdicts are the master's."""
 
     observed_generation: Annotated[int, Meta(description="metadata.generation last acted on.", ge=0)] = 0
     api_level: Annotated[int, Meta(description="Level of the record that this state manager understands.", ge=0)] = 0
@@ -90,18 +90,32 @@ class StorageNodeStatus(Wire, frozen=True, kw_only=True):
         list[str],
         Meta(description="Legs found on labels that no mapping knows: kept, as volumeUuid/leg on device."),
     ] = []
-    quiescences: Annotated[list[NodeQuiescence], Meta(description="Answers to instructions, by uid.")] = []
+    quiescences: Annotated[
+        list[NodeQuiescence],
+        Meta(description="Answers to instructions, by uid.", max_length=256, extra_json_schema=keyed("uid")),
+    ] = []
     restarting_until: Annotated[
         str | None,
         Meta(description="The state manager stopped on purpose and will be back by then (RFC 3339)."),
     ] = None
     phase: Annotated[str, Meta(description="Ready, StateManagerDown or Failed; judged by the master.")] = ""
     message: Annotated[str, Meta(description="One sentence: what, why, what next, until when.")] = ""
-    conditions: Annotated[list[Condition], Meta(description="Ready and others.")] = []
+    conditions: Annotated[
+        list[Condition],
+        Meta(
+            description="Ready (the state manager works), NodeFailed and StateManagerDown (the master's verdicts).",
+            max_length=32,
+            extra_json_schema=keyed("type"),
+        ),
+    ] = []
 
 
 class StorageNode(Wire, frozen=True, kw_only=True):
-    """A node that stores legs or attaches volumes."""
+    """A node that stores legs or attaches volumes.
+
+    Made by the node's state manager under the Kubernetes node's name. The spec is people's: what may happen on the
+    node. The status is the state manager's: its disks, its addresses and its answers to quiescences.
+    """
 
     plural: ClassVar[str] = "storagenodes"
     short_names: ClassVar[tuple[str, ...]] = ("snode",)
@@ -109,10 +123,12 @@ class StorageNode(Wire, frozen=True, kw_only=True):
         Column("Phase", ".status.phase"),
         Column("Disks", ".status.disks"),
         Column("Kernel", ".status.kernel"),
-        Column("Version", ".status.version", wide=True),
-        Column("Age", ".metadata.creationTimestamp", "date"),
         Column("Message", ".status.message"),
+        Column("Version", ".status.version", wide=True),
+        Column("Addresses", ".status.addresses", wide=True),
+        Column("Age", ".metadata.creationTimestamp", "date", wide=True),
     )
+    selectable_fields: ClassVar[tuple[str, ...]] = (".status.phase",)
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     metadata: ObjectMeta = ObjectMeta()

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 KERNELS = ("6.1", "6.12")
-UNIT_FOLDERS = ("repo", "core", "adapters", "node", "operator", "csi", "chart", "lab", "demo")
+UNIT_FOLDERS = ("repo", "core", "adapters", "node", "operator", "csi", "cli", "chart", "lab", "demo")
 
 
 @dataclass(frozen=True)

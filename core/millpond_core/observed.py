@@ -149,3 +149,39 @@ class LabelLeg(msgspec.Struct, frozen=True, kw_only=True):
     zeroed: bool = False
     synced_epoch: int = 0
     """Highest epoch in which the leg node saw the leg recorded InSync: tells whether it was part of an array."""
+
+
+class Mount(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``/proc/self/mountinfo`` (proc_pid_mountinfo(5))."""
+
+    target: str
+    """Where it is mounted."""
+    root: str
+    """What of the filesystem is mounted there: ``/`` or, for a bind mount, a path within it."""
+    major_minor: str
+    """Of the filesystem's device; ``0:…`` when it has none."""
+    fs_type: str
+    source: str
+    options: frozenset[str] = frozenset()
+    """Of this mount: ro, rw, nosuid …"""
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies on a block device, as far as it can be told."""
+
+    kind: Literal["Blank", "Filesystem", "Other"]
+    """Blank: no signature, and nothing but zeroes where a filesystem would have its own. Other: anything in doubt."""
+    fs_type: str = ""
+    detail: str = ""
+    """What was found, for people."""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """How full a mounted filesystem is, as statvfs(3) says."""
+
+    total_bytes: int
+    used_bytes: int
+    available_bytes: int
+    total_inodes: int
+    used_inodes: int
+    available_inodes: int

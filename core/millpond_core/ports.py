@@ -11,7 +11,18 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from millpond_core.model.meta import Wire
-from millpond_core.observed import Array, BlockDisk, Controller, DmDevice, Export, GateStatus, Label
+from millpond_core.observed import (
+    Array,
+    BlockDisk,
+    Contents,
+    Controller,
+    DmDevice,
+    Export,
+    GateStatus,
+    Label,
+    Mount,
+    Usage,
+)
 
 Kind = TypeVar("Kind", bound=Wire)
 
@@ -236,6 +247,61 @@ class Labels(Protocol):
 
     async def write(self, path: str, label: Label) -> None:
         """Write the other slot and flush. ``label.sequence`` must be higher than what is there, or Conflict."""
+        ...
+
+
+class Mounts(Protocol):
+    """Filesystems and mounts of this node, in the mount namespace that the kubelet sees. Paths are absolute."""
+
+    async def table(self) -> Sequence[Mount]:
+        """All mounts in the order in which they were made: of two with one target the later one is seen."""
+        ...
+
+    async def device(self, name: str, uuid: str) -> tuple[str, str] | None:
+        """(device node, major:minor) of the dm device with this name and dm UUID; None: there is none.
+
+        The node was checked to have that major:minor: numbers are reused.
+        """
+        ...
+
+    async def contents(self, device: str) -> Contents:
+        """What lies on a block device. Raises when it cannot be read: unreadable is not blank."""
+        ...
+
+    async def format(self, device: str, fs_type: str) -> None:
+        """Make an ext4 or xfs; the tool itself refuses a device that is mounted or, for xfs, not blank."""
+        ...
+
+    async def check(self, device: str, fs_type: str) -> None:
+        """Replay and repair what can be repaired without a person. IOFailed when that is not enough."""
+        ...
+
+    async def mount(self, device: str, target: str, fs_type: str, options: Sequence[str]) -> None: ...
+
+    async def bind(self, source: str, target: str, *, readonly: bool) -> None:
+        """Show ``source``, a folder or a device node, at ``target`` too."""
+        ...
+
+    async def unmount(self, target: str) -> None:
+        """Take the topmost mount away. Busy when it is in use."""
+        ...
+
+    async def make(self, path: str, *, folder: bool) -> None:
+        """Make an empty folder, or file, with the folders above it. Idempotent."""
+        ...
+
+    async def remove(self, path: str) -> None:
+        """Remove an empty folder or a file. Idempotent; never what lies in a folder."""
+        ...
+
+    async def usage(self, path: str) -> Usage: ...
+
+    async def block_device(self, path: str) -> str | None:
+        """major:minor of the block device node at ``path``; None: there is none."""
+        ...
+
+    async def size(self, major_minor: str) -> int:
+        """Bytes of a block device."""
         ...
 
 

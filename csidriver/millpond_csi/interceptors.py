@@ -1,0 +1,103 @@
+"""What surrounds every call, each part a thin wrapper over the service below it: lock, error mapping, log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from millpond_core.errors import Busy
+from millpond_csi.deadline import Deadline
+from millpond_csi.errors import status
+
+log = logging.getLogger("millpond.csi")
+
+Method = Callable[[Any, Deadline], Awaitable[Any]]
+"""A service's method: request and deadline to response."""
+
+QUIET = frozenset({"Probe", "GetPluginInfo", "ListVolumes", "GetCapacity", "NodeGetVolumeStats"})
+"""Called every few seconds or minutes: logged at debug level unless they fail."""
+
+UNLOCKED = QUIET | {"ValidateVolumeCapabilities"}
+"""Change nothing, and may overlap with what does."""
+
+
+def subject(request: Any) -> str:
+    """The volume that a request is about: its id, or the name that is to become one; empty: none."""
+    return getattr(request, "volume_id", "") or getattr(request, "name", "")
+
+
+class VolumeLocks:
+    """One call at a time for each volume: the next one is told so at once.
+
+    A caller that gives up (the kubelet does after two minutes) leaves the call running, and the lock held: a format
+    or a check that is killed half way is worse than one that nobody waits for.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[str, tuple[str, asyncio.Task[Any]]] = {}
+
+    def wrap(self, name: str, method: Method) -> Method:
+        """``method`` under the lock of the request's volume."""
+
+        async def locked(request: Any, deadline: Deadline) -> Any:
+            key = subject(request)
+            if not key:
+                return await method(request, deadline)
+            if key in self._running:
+                raise Busy(f"{self._running[key][0]} of {key} is still running; call again when it has ended")
+            task = asyncio.ensure_future(method(request, deadline))
+            self._running[key] = name, task
+            task.add_done_callback(lambda done: self._end(key, name, done))
+            return await asyncio.shield(task)
+
+        return locked
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for what is running, at most so long."""
+        tasks = [task for _, task in self._running.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+
+    def _end(self, key: str, name: str, task: asyncio.Task[Any]) -> None:
+        del self._running[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("%s of %s ended with %r", name, key, error)
+
+
+def on_the_wire(name: str, method: Method) -> Callable[[Any, Any], Awaitable[Any]]:
+    """``method`` as gRPC calls it: the context's deadline in, errors out as status, one line in the log.
+
+    Only the method, the volume, the duration and the outcome are logged: requests carry secrets.
+    """
+
+    async def serve(request: Any, context: Any) -> Any:
+        began = time.monotonic()
+        volume = subject(request)[:128]
+        try:
+            response = await method(request, Deadline.after(context.time_remaining()))
+        except asyncio.CancelledError:
+            log.info("%s volume=%r %.3fs the caller gave up", name, volume, time.monotonic() - began)
+            raise
+        except Exception as error:
+            code, message = status(error)
+            unexpected = message.startswith("unexpected ")
+            log.log(
+                logging.ERROR if unexpected else logging.WARNING,
+                "%s volume=%r %.3fs %s: %s",
+                name,
+                volume,
+                time.monotonic() - began,
+                code.name,
+                message,
+                exc_info=unexpected,
+            )
+            await context.abort(code, message)
+            raise
+        level = logging.DEBUG if name in QUIET else logging.INFO
+        log.log(level, "%s volume=%r %.3fs OK", name, volume, time.monotonic() - began)
+        return response
+
+    return serve

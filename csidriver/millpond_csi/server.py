@@ -1,0 +1,82 @@
+"""Services on a unix socket.
+
+The handlers are made from the descriptor: a method that the service object lacks is answered with UNIMPLEMENTED by
+gRPC itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf import message_factory
+
+from millpond_csi.interceptors import UNLOCKED, VolumeLocks, on_the_wire
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 1 << 20),
+    ("grpc.so_reuseport", 0),
+)
+
+
+def snake_case(name: str) -> str:
+    """``NodeStageVolume`` → ``node_stage_volume``: what the method is called in Python."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def handlers(descriptor: Any, service: object, locks: VolumeLocks) -> Any:
+    """gRPC's generic handler for ``service``, which has a method for each call that it serves."""
+    methods = {}
+    for method in descriptor.methods:
+        served = getattr(service, snake_case(method.name), None)
+        if served is None:
+            continue
+        if method.name not in UNLOCKED:
+            served = locks.wrap(method.name, served)
+        methods[method.name] = grpc.unary_unary_rpc_method_handler(
+            on_the_wire(method.name, served),
+            request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
+            response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(descriptor.full_name, methods)
+
+
+class Server:
+    """Some services on one socket, from ``start`` to ``stop``."""
+
+    def __init__(self, socket: Path, services: Iterable[tuple[Any, object]]) -> None:
+        self.socket = socket
+        self._services = tuple(services)
+        self._locks = VolumeLocks()
+        self._server: Any = None
+        self._inode = 0
+
+    async def start(self) -> None:
+        """Bind and serve. A socket left behind by a process before us is replaced. Raises OSError."""
+        self.socket.parent.mkdir(parents=True, exist_ok=True)
+        self.socket.unlink(missing_ok=True)
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server.add_generic_rpc_handlers(
+            tuple(handlers(descriptor, service, self._locks) for descriptor, service in self._services)
+        )
+        self._server.add_insecure_port(f"unix:{self.socket}")
+        await self._server.start()
+        self._inode = self.socket.stat().st_ino
+
+    async def stop(self, seconds: float = 5.0) -> None:
+        """Take no more calls and let those that run end, at most so long. Idempotent."""
+        if self._server is not None:
+            await self._server.stop(seconds)
+            await self._locks.drain(seconds)
+            self._server = None
+
+    def reachable(self) -> bool:
+        """Whether the socket in the file system is still ours: someone may have cleaned the folder."""
+        try:
+            return self.socket.stat().st_ino == self._inode
+        except OSError:
+            return False

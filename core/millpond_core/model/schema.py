@@ -47,8 +47,8 @@ def _schema(kind: Any) -> Schema:
         part = _struct(field.type, fill=name == "spec")
         if "required" in part:
             required.append(name)
-        elif any("default" in member for member in part["properties"].values()):
-            part["default"] = {}
+        elif filled := _defaults(part):
+            part["default"] = filled
         properties[name] = part
     return _object(kind, properties, required)
 
@@ -80,25 +80,30 @@ def _struct(struct: types.StructType, *, fill: bool) -> Schema:
     properties, required = {}, []
     for field in struct.fields:
         part, extra = _unwrap(field.type)
+        member = _of(part, fill=fill)
         if extra.pop("x-millpond-required", field.required):
             required.append(field.encode_name)
-            default = {}
         else:
-            default = _default(field, part, fill=fill)
-        properties[field.encode_name] = {**_of(part, fill=fill), **default, **extra}
+            member |= _default(field, part, member, fill=fill)
+        properties[field.encode_name] = member | extra
     return _object(struct.cls, properties, required)
 
 
-def _default(field: types.Field, part: types.Type, *, fill: bool) -> Schema:
+def _default(field: types.Field, part: types.Type, member: Schema, *, fill: bool) -> Schema:
     """What the API server fills in, if anything: never what it would refuse itself."""
-    if isinstance(part, types.StructType):
-        filled = (fill or not _omits(part)) and field.default is not None
-        return {"default": {}} if filled else {}
     value = field.default if field.default is not NODEFAULT else field.default_factory()
+    if isinstance(part, types.StructType):
+        filled = (fill or not _omits(part)) and value is not None
+        return {"default": _defaults(member)} if filled else {}
     refused = isinstance(part, types.StrType) and (
         (part.min_length or 0) > len(value or "") or not re.search(part.pattern or "", value or "")
     )
     return {"default": msgspec.to_builtins(value)} if fill and value is not None and not refused else {}
+
+
+def _defaults(struct: Schema) -> Schema:
+    """A struct's default spelled out: the API server judges a default by the rules before it fills it in."""
+    return {name: member["default"] for name, member in struct["properties"].items() if "default" in member}
 
 
 def _omits(struct: types.StructType) -> bool:

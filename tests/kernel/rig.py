@@ -1,0 +1,310 @@
+"""A volume on one machine: what the tests of the kernel tier build, break and look at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from millpond_adapters import sysfs
+from millpond_adapters.dm import DeviceMapper
+from millpond_adapters.md import MdRaid
+from millpond_adapters.run import run
+from millpond_core import layout, names
+from millpond_core.errors import MillpondError
+from millpond_core.model.virtualvolume import Extent
+from millpond_core.observed import Array
+from millpond_core.units import MIB, UNIT_BYTES
+
+RAM_DISKS = 4
+LEG_UNITS = 8
+RAM_MIB = (1 + LEG_UNITS) * UNIT_BYTES // MIB
+VOLUME_BYTES = 28 * MIB
+BLOCK = 65536
+BLOCKS = VOLUME_BYTES // BLOCK
+
+dm = DeviceMapper()
+md = MdRaid()
+
+
+class Volume:
+    """Legs ``a``, ``b``, ``c`` … on ramdisks 0, 1, 2 …, each behind path and gate, an array and a front."""
+
+    def __init__(self) -> None:
+        self.uuid = str(uuid.uuid4())
+        self.array = names.array(self.uuid)
+        self.front = names.front(self.uuid)
+        self.component = layout.component_sectors(VOLUME_BYTES)
+        self.written: dict[int, bytes] = {}
+        """What each block of the volume must hold: the last acknowledged write."""
+        self.in_doubt: set[int] = set()
+        """Blocks with a write that was begun and not acknowledged."""
+        self.compare_at_end = True
+        self._in_sync: tuple[str, ...] = ()
+        self._legs: dict[str, str] = {}
+        self._writers: set[asyncio.Task[float]] = set()
+        self._stop_answering: Callable[[], None] | None = None
+        self._answers: set[asyncio.Task[Any]] = set()
+        self._silent = 0
+
+    # --- legs ---
+
+    async def legs(self, ids: str, *, holding: str | None = None) -> None:
+        """Make the leg, path and gate of each id; those in ``holding`` (default: all) hold."""
+        await asyncio.gather(*(self._make_leg(leg, holding is None or leg in holding) for leg in ids))
+
+    async def _make_leg(self, leg: str, holding: bool) -> None:
+        name = self.leg_name(leg)
+        self._legs[leg] = (await dm.create(name, names.dm_uuid(name), self._leg_table(leg))).major_minor
+        await self.zero(leg)
+        await self.connect(leg, holding=holding)
+
+    async def connect(self, leg: str, *, holding: bool = True) -> None:
+        """Make path and gate of a leg."""
+        path, gate = names.path(self.uuid, leg), names.gate(self.uuid, leg)
+        made = await dm.create(path, names.dm_uuid(path), layout.path_table(self._legs[leg], VOLUME_BYTES))
+        table = layout.gate_table(made.major_minor, VOLUME_BYTES, holding=holding)
+        await dm.create(gate, names.dm_uuid(gate), table)
+
+    async def zero(self, leg: str) -> None:
+        await run("blkdiscard", "-z", f"/dev/mapper/{names.leg(self.uuid, leg)}", seconds=30)
+
+    async def break_leg(self, leg: str) -> None:
+        """Every access fails from now on."""
+        await dm.swap(names.leg(self.uuid, leg), f"0 {LEG_UNITS * layout.UNIT_SECTORS} error")
+
+    async def heal(self, leg: str) -> None:
+        """The leg answers again; its gate does not know yet."""
+        await dm.swap(names.leg(self.uuid, leg), self._leg_table(leg))
+
+    async def reinstate(self, leg: str) -> None:
+        await dm.gate_reinstate(names.gate(self.uuid, leg), await self.path_number(leg))
+
+    def leg_name(self, leg: str) -> str:
+        return names.leg(self.uuid, leg)
+
+    async def images(self, ids: str, *, scribble: dict[str, int]) -> dict[str, bytes]:
+        """What lies on the legs at this moment, as a power failure would leave it.
+
+        ``scribble``: a block of each leg that is overwritten first, as a write in flight on this leg alone.
+        """
+        found = {}
+        for leg in ids:
+            device = f"/dev/mapper/{self.leg_name(leg)}"
+            if leg in scribble:
+                await self._put(device, os.urandom(BLOCK), skip=MIB // BLOCK + scribble[leg])
+                self.in_doubt.add(scribble[leg])
+            found[leg] = await run("dd", f"if={device}", "bs=1M", "iflag=direct", "status=none", seconds=30)
+        return found
+
+    async def restore(self, images: dict[str, bytes]) -> None:
+        for leg, content in images.items():
+            await self._put(f"/dev/mapper/{self.leg_name(leg)}", content)
+
+    @staticmethod
+    async def _put(device: str, data: bytes, *, skip: int = 0) -> None:
+        argv = ("dd", f"of={device}", f"bs={BLOCK}", f"seek={skip}", "oflag=direct", "iflag=fullblock", "conv=notrunc")
+        await run(*argv, "status=none", stdin=data, seconds=30)
+
+    async def gate_number(self, leg: str) -> str:
+        return (await dm.get(names.gate(self.uuid, leg))).major_minor
+
+    async def path_number(self, leg: str) -> str:
+        return (await dm.get(names.path(self.uuid, leg))).major_minor
+
+    async def gate_hold(self, leg: str) -> None:
+        await dm.gate_hold(names.gate(self.uuid, leg))
+
+    async def gate_fail(self, leg: str) -> None:
+        await dm.gate_fail(names.gate(self.uuid, leg))
+
+    # --- array ---
+
+    async def assemble(self, ids: str, *, disks: int | None = None, dirty: Sequence[tuple[int, int]] = ()) -> Array:
+        """Assemble from ``ids``, all in sync, each in the slot of its letter; answer what needs no record."""
+        members = [(ord(leg) - ord("a"), await self.gate_number(leg), False) for leg in ids]
+        array = await md.assemble(
+            self.array,
+            raid_disks=disks or len(ids),
+            component_sectors=self.component,
+            members=members,
+            dirty_chunks=dirty,
+        )
+        self._stop_answering = md.watch(self.array, self._answer)
+        self._answer()
+        return array
+
+    async def look(self) -> Array:
+        array = await md.get(self.array)
+        assert array is not None
+        return array
+
+    async def add(self, leg: str, *, delta: bool) -> None:
+        number = await self.gate_number(leg)
+        await md.add(self.array, ord(leg) - ord("a"), number, delta=delta, write_mostly=False)
+
+    async def drop(self, leg: str) -> None:
+        """The leg is lost and recorded: fail it, acknowledge it."""
+        number = await self.gate_number(leg)
+        await self.gate_fail(leg)
+        await md.fail(self.array, number)
+        await md.acknowledge_failure(self.array, number)
+
+    async def stop(self) -> None:
+        await self._note_in_sync()
+        self._end_answering()
+        await md.stop(self.array)
+
+    async def dirty(self, ids: str) -> list[tuple[int, int]]:
+        """Union of the dirty chunks on the legs' devices."""
+        chunks: set[int] = set()
+        for leg in ids:
+            for first, last in await md.dirty_chunks(f"/dev/mapper/{names.leg(self.uuid, leg)}"):
+                chunks.update(range(first, last + 1))
+        return [(chunk, chunk) for chunk in sorted(chunks)]
+
+    async def in_sync(self, leg: str, *, seconds: float = 20) -> None:
+        """Wait until md calls the leg in sync and nothing runs any more."""
+        number = await self.gate_number(leg)
+
+        async def arrived() -> bool:
+            array = await self.look()
+            member = next((m for m in array.members if m.major_minor == number), None)
+            synced = member is not None and "in_sync" in member.flags and array.sync_action == "idle"
+            return synced and array.array_state != "write-pending"
+
+        await until(arrived, f"leg {leg} in sync", seconds=seconds)
+
+    @contextmanager
+    def silence(self):  # type: ignore[no-untyped-def]
+        """Nobody answers a write-pending meanwhile."""
+        self._silent += 1
+        try:
+            yield
+        finally:
+            self._silent -= 1
+            self._answer()
+
+    # --- I/O ---
+
+    async def make_front(self) -> None:
+        array = await self.look()
+        await dm.create(self.front, names.dm_uuid(self.front), layout.front_table(array.major_minor, VOLUME_BYTES))
+
+    async def write(self, block: int, count: int = 1, *, front: bool = False, seconds: float = 20) -> float:
+        """Write blocks of 64 KiB past the page cache; seconds until they were acknowledged."""
+        data = os.urandom(count * BLOCK)
+        blocks = range(block, block + count)
+        self.in_doubt.update(blocks)
+        begun = time.monotonic()
+        device = f"/dev/mapper/{self.front}" if front else f"/dev/md_{self.array}"
+        argv = ("dd", f"of={device}", f"bs={BLOCK}", f"seek={block}", "oflag=direct", "iflag=fullblock")
+        await run(*argv, "conv=notrunc", "status=none", stdin=data, seconds=seconds)
+        for index, number in enumerate(blocks):
+            self.written[number] = data[index * BLOCK : (index + 1) * BLOCK]
+        self.in_doubt.difference_update(blocks)
+        return time.monotonic() - begun
+
+    def start_write(
+        self, block: int, count: int = 1, *, front: bool = False, seconds: float = 40
+    ) -> asyncio.Task[float]:
+        task = asyncio.create_task(self.write(block, count, front=front, seconds=seconds))
+        self._writers.add(task)
+        task.add_done_callback(self._writers.discard)
+        return task
+
+    # --- the end ---
+
+    async def data(self, leg: str) -> bytes:
+        """What lies on a leg behind its bitmap, read past the page cache."""
+        device = f"/dev/mapper/{self.leg_name(leg)}"
+        return await run("dd", f"if={device}", "bs=1M", "skip=1", "iflag=direct", "status=none", seconds=30)
+
+    async def differing(self, one: str, other: str) -> bool:
+        """Whether the data of two legs differ anywhere."""
+        return await self.data(one) != await self.data(other)
+
+    async def compare(self) -> None:
+        """Every leg in sync holds every acknowledged write, and all are equal byte by byte."""
+        if not self.compare_at_end:
+            return
+        await self._note_in_sync()
+        assert self._in_sync, "no leg is in sync: there is nothing that could be compared"
+        first = await self.data(self._in_sync[0])
+        for block, data in self.written.items():
+            if block not in self.in_doubt:
+                held = first[block * BLOCK : (block + 1) * BLOCK]
+                assert held == data, f"leg {self._in_sync[0]} lost the acknowledged write of block {block}"
+        for other in self._in_sync[1:]:
+            assert await self.data(other) == first, f"legs {self._in_sync[0]} and {other} differ"
+
+    async def close(self) -> None:
+        """Heal and let everything flow, then take it down from the top."""
+        self._end_answering()
+        await asyncio.gather(*(self._flow(leg) for leg in self._legs))
+        for writer in list(self._writers):
+            writer.cancel()
+        array = await md.get(self.array)
+        if array is not None:
+            for member in array.members:
+                if "faulty" in member.flags:
+                    with contextlib.suppress(MillpondError):
+                        await md.acknowledge_failure(self.array, member.major_minor)
+            with contextlib.suppress(MillpondError):
+                await md.acknowledge(self.array)
+        await asyncio.gather(*self._writers, return_exceptions=True)
+        await dm.remove(self.front)
+        await md.stop(self.array)
+        for kind in (names.gate, names.path, names.leg):
+            await asyncio.gather(*(dm.remove(kind(self.uuid, leg)) for leg in self._legs))
+
+    async def _flow(self, leg: str) -> None:
+        for action in (self.heal, self.reinstate):
+            with contextlib.suppress(MillpondError):
+                await action(leg)
+
+    def _leg_table(self, leg: str) -> str:
+        disk = f"1:{ord(leg) - ord('a')}"
+        extent = Extent(device=f"ram-{leg}", device_uuid=leg, start=0, length=LEG_UNITS)
+        return layout.leg_table([extent], {leg: disk})
+
+    async def _note_in_sync(self) -> None:
+        array = await md.get(self.array)
+        if array is not None:
+            numbers = {await self.gate_number(leg): leg for leg in self._legs}
+            members = [m for m in array.members if m.slot is not None and "in_sync" in m.flags]
+            self._in_sync = tuple(sorted(numbers[member.major_minor] for member in members))
+
+    def _answer(self) -> None:
+        if not self._silent and self._stop_answering is not None:
+            task = asyncio.create_task(md.acknowledge(self.array))
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
+
+    def _end_answering(self) -> None:
+        if self._stop_answering is not None:
+            self._stop_answering()
+            self._stop_answering = None
+        for task in self._answers:
+            task.cancel()
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str, *, seconds: float = 10) -> float:
+    """Wait for a condition; seconds that it took. Fails the test when it does not come."""
+    begun = time.monotonic()
+    while not await condition():
+        assert time.monotonic() - begun < seconds, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.05)
+    return time.monotonic() - begun
+
+
+async def leftovers() -> list[str]:
+    """Devices of ours in the kernel."""
+    arrays = [entry for entry in sysfs.entries(Path("/sys/block")) if entry.startswith("md_mp")]
+    return arrays + list(await dm.list())

@@ -1,13 +1,15 @@
-"""The ``Kube`` port in memory: what the API server promises, without CEL.
+"""The ``Kube`` port in memory: what the API server promises.
 
 It keeps the protocol of watches, optimistic locking, JSON Patch with ``test``, server-side apply, finalizers and
-selectors. It can be told to fail (``fail_next``), to be out (``outage``) and to break every watch (``relist``).
-CEL, admission and authorization are the business of tests/api.
+selectors; it fills defaults in and refuses what the schema and its CEL rules refuse. It can be told to fail
+(``fail_next``), to be out (``outage``) and to break every watch (``relist``). Admission and authorization are the
+business of tests/api.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -19,16 +21,19 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from millpond_core.errors import Conflict, Invalid, MillpondError, NotFound, Unavailable
-from millpond_core.model import API_VERSION
+from millpond_core.model import API_VERSION, KINDS
 from millpond_core.model.meta import Wire
+from millpond_core.model.schema import schema
 from millpond_core.ports import Clock, Kind
 from millpond_core.testing.ownership import Ownership
 from millpond_core.testing.patches import json_patch, merge_patch
 from millpond_core.testing.selectors import matches_fields, matches_labels
 from millpond_core.testing.store import Change, Document, Key, Store, parse_path
+from millpond_core.testing.structural import faults, fill, violations
 
 LEASES = "coordination.k8s.io/v1"
 _START = 1_800_000_000.0
+_KINDS: dict[str, type[Wire]] = {kind.__name__: kind for kind in KINDS}
 
 
 class RecordedEvent(NamedTuple):
@@ -48,7 +53,8 @@ class MemoryKube:
         self._clock = clock
         self._namespace = namespace
         self._store = Store(self._now)
-        self._ownership: dict[Key, Ownership] = {}
+        self._ownership: dict[str, Ownership] = {}
+        """By uid."""
         self._failures: list[tuple[str, MillpondError]] = []
         self._changed = asyncio.Event()
         self._broken = 0
@@ -81,8 +87,7 @@ class MemoryKube:
     def seed(self, obj: Kind) -> Kind:
         """Put an object there with its status, as if it had always been there."""
         kind = type(obj)
-        key = _key(kind, _metadata(obj).name)
-        return _typed(kind, self._write(self._store.create, key, _default(_document(obj))))
+        return _typed(kind, self._write(self._store.create, _key(kind, _metadata(obj).name), _filled(_document(obj))))
 
     # --- the port ---
 
@@ -125,15 +130,18 @@ class MemoryKube:
         await self._reach("create", kind)
         document = _document(obj)
         document.pop("status", None)
-        return _typed(kind, self._write(self._store.create, _key(kind, _metadata(obj).name), _default(document)))
+        return _typed(kind, self._write(self._store.create, _key(kind, _metadata(obj).name), _checked(document)))
 
     async def apply_status(self, kind: type[Kind], name: str, status: Mapping[str, Any], *, manager: str) -> Kind:
         await self._reach("apply_status", kind)
         key = _key(kind, name)
         document = self._store.get(key)
         wanted = json.loads(json.dumps(status))
-        document["status"] = self._owners(key).apply(document.get("status", {}), manager, wanted)
-        return _typed(kind, self._write(self._store.update, key, _checked(kind, document)))
+        applied = copy.deepcopy(self._owners(document, kind))
+        after = {**document, "status": applied.apply(document.get("status", {}), manager, wanted)}
+        written = self._write(self._store.update, key, _checked(after, document))
+        self._ownership[document["metadata"]["uid"]] = applied
+        return _typed(kind, written)
 
     async def patch(
         self, kind: type[Kind], name: str, operations: Sequence[Mapping[str, Any]], *, status: bool = False
@@ -233,23 +241,25 @@ class MemoryKube:
         self._wake()
         return document
 
-    def _owners(self, key: Key) -> Ownership:
-        return self._ownership.setdefault(key, Ownership())
+    def _owners(self, document: Document, kind: type[Wire]) -> Ownership:
+        return self._ownership.setdefault(document["metadata"]["uid"], Ownership(schema(kind)["properties"]["status"]))
 
     def _listed(self, kind: type[Wire], labels: str, fields: str) -> Sequence[Document]:
         found = self._store.items(API_VERSION, _plural(kind))
         return [one for one in found if _selected(one, kind, labels, fields)]
 
     def _update(self, kind: type[Kind], before: Document, after: Document, *, status: bool) -> Kind:
+        """Write what a patch made of an object; the status through its subresource alone, and nothing else by it."""
         key = _key(kind, before["metadata"]["name"])
         if status:
             expected = after.get("metadata", {}).get("resourceVersion", "")
             metadata = {**before["metadata"], "resourceVersion": expected}
             after = {**before, "status": after.get("status", {}), "metadata": metadata}
-            self._owners(key).updated(before.get("status", {}), after["status"])
         else:
             after = {**after, "status": before.get("status", {})}
-        return _typed(kind, self._write(self._store.update, key, _checked(kind, after)))
+        written = self._write(self._store.update, key, _checked(after, before))
+        self._owners(before, kind).updated(before.get("status", {}), written.get("status", {}))
+        return _typed(kind, written)
 
 
 def _plural(kind: type[Wire]) -> str:
@@ -274,23 +284,25 @@ def _typed(kind: type[Kind], document: Document) -> Kind:
     return msgspec.convert(document, kind)
 
 
-def _checked(kind: type[Wire], document: Document) -> Document:
-    try:
-        msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        raise Invalid(f'{kind.__name__} "{document["metadata"]["name"]}" is invalid: {error}') from error
-    return _default(document)
+def _filled(document: Document) -> Document:
+    filled: Document = fill(schema(_KINDS[document["kind"]]), document)
+    return filled
 
 
-def _default(document: Document) -> Document:
-    """What the CRD's schema fills in and JSON Patch relies on."""
-    if document["kind"] == "VirtualVolume":
-        status = document.setdefault("status", {})
-        status["mapping"] = {"generation": 0, "recordSeq": 0, "legs": [], **status.get("mapping", {})}
-        status["attachment"] = {"node": "", "epoch": 0, "clean": True, **status.get("attachment", {})}
-        status.setdefault("spares", [])
-        status.setdefault("nextLeg", 0)
-    return document
+def _checked(document: Document, before: Document | None = None) -> Document:
+    """The document with its defaults; Invalid when the API server would refuse it."""
+    kind = _KINDS[document["kind"]]
+    filled = _filled(document)
+    found = [*faults(schema(kind), filled)]
+    if not found:
+        try:
+            msgspec.convert(filled, kind)
+        except msgspec.ValidationError as error:
+            found = [str(error)]
+    found = found or [*violations(schema(kind), filled, before)]
+    if found:
+        raise Invalid(f'{kind.__name__} "{document["metadata"]["name"]}" is invalid: {"; ".join(found)}')
+    return filled
 
 
 def _selected(document: Document, kind: type[Wire], labels: str, fields: str) -> bool:

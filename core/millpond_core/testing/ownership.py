@@ -10,86 +10,77 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from millpond_core.model.schema import Schema
+from millpond_core.testing.structural import key_of, member
+
 Path = tuple[Any, ...]
 UPDATES = "(updates)"
 """The manager of whatever was last changed by a patch and not by an apply."""
 
-LIST_KEYS = {
-    "nodes": "node",
-    "legs": "id",
-    "paths": "id",
-    "spares": "id",
-    "quiescences": "uid",
-    "conditions": "type",
-    "acknowledgements": "node",
-    "generations": "volume",
-}
 
-
-def list_key(name: Any, value: Any) -> str | None:
-    """The key of the elements of list ``value`` in field ``name``; None: the list is atomic, or no list."""
-    key = LIST_KEYS.get(name) if isinstance(name, str) else None
-    return key if isinstance(value, list) and all(isinstance(e, Mapping) and key in e for e in value) else None
-
-
-def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def leaves(schema: Schema, value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Each owned path under ``value`` with what stands there; a keyed element's own path with None."""
+    key = key_of(schema)
     if isinstance(value, Mapping) and value:
-        for name, member in value.items():
-            yield from leaves(member, (*path, name))
-    elif path and (key := list_key(path[-1], value)):
+        for name, child in value.items():
+            yield from leaves(member(schema, name), child, (*path, name))
+    elif key and isinstance(value, list):
         for element in value:
             own = (*path, (key, element[key]))
             yield own, None
-            yield from leaves(element, own)
-    elif path:
+            yield from leaves(schema["items"], element, own)
+    else:
         yield path, value
 
 
 class Ownership:
-    """The field managers of one object's status."""
+    """The field managers of one object's status, which has ``schema``."""
 
-    def __init__(self) -> None:
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
         self._owned: dict[str, set[Path]] = {}
 
     def apply(self, live: Mapping[str, Any], manager: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The status after ``manager`` applied ``wanted``; what it had applied before and no one else has, goes."""
         status = copy.deepcopy(dict(live))
-        now = dict(leaves(wanted))
-        had = dict(leaves(live))
+        now = dict(leaves(self._schema, wanted))
+        had = dict(leaves(self._schema, live))
         gone = self._owned.get(manager, set()) - now.keys()
         for owner, paths in self._owned.items():
             if owner != manager:
                 gone -= paths
                 # A shared element stays shared; a field of another value changes hands.
                 paths.difference_update(
-                    p for p, value in now.items() if not isinstance(p[-1], tuple) and had.get(p) != value
+                    path
+                    for path, value in now.items()
+                    if path and not isinstance(path[-1], tuple) and had.get(path) != value
                 )
         self._owned[manager] = set(now)
-        _merge(status, wanted)
+        _merge(self._schema, status, wanted)
         for path in sorted(gone, key=len, reverse=True):
             _drop(status, path)
         return status
 
     def updated(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Hand what a patch changed over to the patches' manager."""
-        old, new = dict(leaves(before)), dict(leaves(after))
+        old, new = dict(leaves(self._schema, before)), dict(leaves(self._schema, after))
         changed = {path for path in old.keys() | new.keys() if path not in old or old[path] != new.get(path, ...)}
         for paths in self._owned.values():
             paths.difference_update(changed)
         self._owned.setdefault(UPDATES, set()).update(changed & new.keys())
 
 
-def _merge(target: dict[str, Any], wanted: Mapping[str, Any]) -> None:
+def _merge(schema: Schema, target: dict[str, Any], wanted: Mapping[str, Any]) -> None:
     for name, value in wanted.items():
-        there = target.get(name)
+        there, part = target.get(name), member(schema, name)
+        key = key_of(part)
         if isinstance(value, Mapping) and isinstance(there, dict):
-            _merge(there, value)
-        elif (key := list_key(name, value)) and isinstance(there, list):
+            _merge(part, there, value)
+        elif key and isinstance(there, list):
             by_key = {element.get(key): element for element in there}
             for element in value:
                 if element[key] in by_key:
-                    _merge(by_key[element[key]], element)
+                    _merge(part["items"], by_key[element[key]], element)
                 else:
                     there.append(copy.deepcopy(dict(element)))
         else:
@@ -101,16 +92,14 @@ def _drop(status: dict[str, Any], path: Sequence[Any]) -> None:
     parent: Any = status
     for token in path[:-1]:
         parent = _step(parent, token)
-        if parent is None:
-            return
     last = path[-1]
     if isinstance(last, tuple):
         element = _step(parent, last)
         if element is not None and set(element) <= {last[0]}:
             parent.remove(element)
     elif isinstance(parent, dict):
-        keyed = len(path) > 1 and isinstance(path[-2], tuple) and path[-2][0] == last
-        if not keyed:
+        is_key = len(path) > 1 and isinstance(path[-2], tuple) and path[-2][0] == last
+        if not is_key:
             parent.pop(last, None)
 
 

@@ -10,7 +10,7 @@ from millpond_core.errors import Conflict, Invalid
 
 
 def json_patch(document: Any, operations: Sequence[Mapping[str, Any]]) -> Any:
-    """A new document. Conflict when a ``test`` fails, Invalid when a path leads nowhere."""
+    """A new document. Conflict when a ``test`` fails or a path leads nowhere: the API server tells both alike."""
     document = copy.deepcopy(document)
     for operation in operations:
         document = _apply(document, operation)
@@ -34,14 +34,10 @@ def _apply(document: Any, operation: Mapping[str, Any]) -> Any:
     verb, path = operation["op"], _tokens(operation["path"])
     match verb:
         case "test":
-            try:
-                found = _get(document, path)
-            except Invalid:
-                found = None
-            if found != operation.get("value"):
-                raise Conflict(
-                    f"test of {operation['path']} failed: it is {found!r}, not {operation.get('value')!r}; read again"
-                )
+            wanted = operation.get("value")
+            found = _get(document, path) if wanted is not None else _peek(document, path)
+            if found != wanted:
+                raise Conflict(f"test of {operation['path']} failed: it is {found!r}, not {wanted!r}; read again")
             return document
         case "add" | "replace":
             return _put(document, path, copy.deepcopy(operation["value"]), insert=verb == "add")
@@ -66,7 +62,7 @@ def _index(container: list[Any], token: str, *, insert: bool = False) -> int:
     if insert and token == "-":  # noqa: S105 (no password: one past the end)
         return len(container)
     if not token.isdecimal() or int(token) >= len(container) + insert:
-        raise Invalid(f"a list of {len(container)} has no index {token}")
+        raise Conflict(f"a list of {len(container)} has no index {token}; read again")
     return int(token)
 
 
@@ -77,8 +73,16 @@ def _get(document: Any, path: Sequence[str]) -> Any:
         elif isinstance(document, dict) and token in document:
             document = document[token]
         else:
-            raise Invalid(f"there is no /{'/'.join(path[: depth + 1])}")
+            raise Conflict(f"there is no /{'/'.join(path[: depth + 1])}; read again")
     return document
+
+
+def _peek(document: Any, path: Sequence[str]) -> Any:
+    """What stands there; None also where there is nothing: ``test`` with null means both."""
+    try:
+        return _get(document, path)
+    except Conflict:
+        return None
 
 
 def _put(document: Any, path: Sequence[str], value: Any, *, insert: bool) -> Any:
@@ -91,7 +95,7 @@ def _put(document: Any, path: Sequence[str], value: Any, *, insert: bool) -> Any
     elif isinstance(parent, dict) and (insert or path[-1] in parent):
         parent[path[-1]] = value
     else:
-        raise Invalid(f"there is no /{'/'.join(path)}")
+        raise Conflict(f"there is no /{'/'.join(path)}; read again")
     return document
 
 

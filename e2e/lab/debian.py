@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,24 +107,31 @@ def _host_sources() -> Iterator[Source]:
                     yield Source(uri, suite)
 
 
-def _build(scratch: Path, lines: list[Source]) -> None:
+def bootstrap(
+    target: Path, names: Sequence[str], lines: Sequence[Source], *, variant: str, hooks: Sequence[str] = ()
+) -> None:
+    """Run mmdebstrap: a folder or tar ``target`` with ``names`` installed, without manuals and translations."""
     packages.ensure("mmdebstrap", "unshare")
     if os.geteuid() != 0:
         raise LabError(
             "building the guests' system needs root, once (its files belong to root)",
             next_step="run the same command with sudo -E; later runs take it from the cache",
         )
-    log = paths.cache() / "logs" / "debian.log"
+    log = paths.cache() / "logs" / "mmdebstrap.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    argv: list[str | Path] = ["mmdebstrap", "--mode=root", f"--variant={variant}", "--components=main"]
+    argv += [f"--include={','.join(names)}", f"--aptopt={_proxies()}", f"--keyring={KEYRING}"]
+    argv += [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("man", "locale", "doc", "info")]
+    argv += [f"--customize-hook={hook}" for hook in hooks]
+    next_step = "is the Debian mirror reachable (apt-get update)?"
+    run(isolated([*argv, SUITE, target, *map(str, lines)]), seconds=1800, log=log, next_step=next_step)
+
+
+def _build(scratch: Path, lines: list[Source]) -> None:
     debs = scratch / "debs"
     debs.mkdir()
     with step(f"Bootstrapping Debian {SUITE} with its kernels for the guests", usually=100):
-        argv: list[str | Path] = ["mmdebstrap", "--mode=root", "--variant=minbase", "--components=main"]
-        argv += [f"--include={','.join(PACKAGES)}", f"--aptopt={_proxies()}", f"--keyring={KEYRING}"]
-        argv += ["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"]
-        argv += ["--dpkgopt=path-exclude=/usr/share/doc/*"]
-        argv += [f"--customize-hook={_download_hook(debs)}", SUITE, scratch / "root", *map(str, lines)]
-        run(isolated(argv), seconds=1800, log=log, next_step="is the Debian mirror reachable (apt-get update)?")
+        bootstrap(scratch / "root", PACKAGES, lines, variant="minbase", hooks=[_download_hook(debs)])
     with step("Unpacking the kernels", usually=25):
         for kernel in kernels.KERNELS:
             kernels.unpack(debs / kernel, scratch / "root", scratch / kernel)

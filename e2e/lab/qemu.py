@@ -76,6 +76,13 @@ class Machine:
         process = self.process
         return process is not None and process.alive()
 
+    def require_process(self) -> processes.Recorded:
+        """The record of its QEMU; LabError when it was never started."""
+        process = self.process
+        if process is None:
+            raise LabError(f"{self.name} is not running", next_step="power it on")
+        return process
+
     def create(self, spec: Spec) -> None:
         """Make the overlay and the disks (sparse, empty)."""
         packages.ensure("qemu-system-x86_64", "qemu-img")
@@ -128,10 +135,10 @@ class Machine:
     def _pulled(self, disk: Disk) -> Path:
         return self.folder / f"{disk.name}.pulled"
 
-    def set_link(self, *, up: bool) -> None:
-        """Cut or restore the LAN; the way between the host and the guest stays."""
+    def set_link(self, nic: str, *, up: bool) -> None:
+        """Cut or restore a link: ``nic-lan`` to the other machines, ``nic-wan`` to the host."""
         with self.monitor() as monitor:
-            monitor.command("set_link", {"name": "nic-lan", "up": up})
+            monitor.command("set_link", {"name": nic, "up": up})
 
     def data(self, disk: Disk) -> Path:
         """The disk's raw file on the host; holds what the guest has written and flushed."""

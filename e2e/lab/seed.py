@@ -20,8 +20,11 @@ def write(
     trees: Iterable[tuple[str, Path]] = (),
     links: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the tar: ``files`` by path (without the first ``/``; mode 755 below ``bin`` and ``sbin``), and for each
-    ``(prefix, folder)`` of ``trees`` the files of a git work tree that git does not ignore; ``links`` are symbolic links and where they point."""
+    """Write the tar.
+
+    ``files`` by path without the first ``/`` (executable below ``bin`` and ``sbin``); for each ``(prefix, folder)`` of
+    ``trees`` the files of a work tree that git does not ignore; ``links`` are symbolic links and where they point.
+    """
     with tarfile.open(target, "w") as archive:
         for path, content in files.items():
             data = content.encode() if isinstance(content, str) else content
@@ -29,7 +32,11 @@ def write(
             entry.size = len(data)
             entry.mtime = int(time.time())
             entry.mode = (
-                0o755 if "bin" in Path(path).parent.name else 0o600 if "token" in path or "key" in path else 0o644
+                0o755
+                if "bin" in Path(path).parent.name
+                else 0o600
+                if path.startswith(("etc/kubernetes/", "etc/lab/"))
+                else 0o644
             )
             archive.addfile(entry, io.BytesIO(data))
         for path, goal in (links or {}).items():

@@ -1,0 +1,100 @@
+"""Container images without a registry: built here, baked into the disk that becomes the nodes' ``/var/lib/containerd``.
+
+Unpacking in a guest under TCG takes ten times as long as on the host, three times over; so a containerd on the host
+unpacks them once, into a folder, and the folder becomes a disk image.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab import cache, components, debian, oci, packages, processes
+from lab.api import wait_for
+from lab.command import isolated, run
+from lab.progress import step
+
+PAUSE = "localhost/pause:lab"
+BASE = "localhost/millpond-base:lab"
+SIDECARS = {
+    "csi-provisioner": "localhost/csi-provisioner:lab",
+    "csi-attacher": "localhost/csi-attacher:lab",
+}
+# What our containers call: see docs/architecture.md. No package manager, no manual pages.
+BASE_PACKAGES = ("python3", "dmsetup", "nvme-cli", "e2fsprogs", "xfsprogs", "util-linux", "mount", "kmod", "udev")
+NAMESPACE = "k8s.io"
+
+
+def pause() -> Path:
+    """The archive of the sandbox image: busybox that sleeps."""
+    system = debian.root()
+
+    def build(scratch: Path) -> None:
+        oci.layer_of(scratch / "layer.tar", {"bin/busybox": system / "root/bin/busybox"}, {"bin/sleep": "busybox"})
+        oci.write(scratch / "image.tar", PAUSE, scratch / "layer.tar", entrypoint=["/bin/sleep", "infinity"])
+        (scratch / "layer.tar").unlink()
+
+    return cache.entry("images", "pause-" + cache.key(system.name, PAUSE, "2"), build) / "image.tar"
+
+
+def sidecar(program: str) -> Path:
+    """The archive of an image with one static Go program."""
+    binary = components.ensure(program)
+
+    def build(scratch: Path) -> None:
+        oci.layer_of(scratch / "layer.tar", {program: binary})
+        oci.write(scratch / "image.tar", SIDECARS[program], scratch / "layer.tar", entrypoint=[f"/{program}"])
+        (scratch / "layer.tar").unlink()
+
+    return cache.entry("images", f"{program}-" + cache.key(str(binary), SIDECARS[program], "2"), build) / "image.tar"
+
+
+def base() -> Path:
+    """The archive of the Debian that our own image stands on: Python and the tools that our containers call."""
+    lines = debian.sources()
+
+    def build(scratch: Path) -> None:
+        with step("Bootstrapping the base of our container image", usually=40):
+            debian.bootstrap(scratch / "layer.tar", BASE_PACKAGES, lines, variant="essential")
+            oci.write(scratch / "image.tar", BASE, scratch / "layer.tar")
+            (scratch / "layer.tar").unlink()
+
+    return cache.entry("images", "base-" + cache.key(*BASE_PACKAGES, *map(str, lines), BASE, "1"), build) / "image.tar"
+
+
+def store(archives: Sequence[Path]) -> Path:
+    """A disk image for ``/var/lib/containerd`` that holds those images, unpacked."""
+    programs = components.ensure_all(["containerd", "ctr"])
+
+    def build(scratch: Path) -> None:
+        with step(f"Unpacking {len(archives)} container images for the nodes", usually=20):
+            _import(programs, archives, scratch / "root")
+            debian.make_ext4(scratch / "disk.img", scratch / "root", gib=8)
+            cache.remove(scratch / "root")
+
+    key = cache.key(*(str(path) for path in (*archives, *programs.values())), "1")
+    return cache.entry("image-store", key, build) / "disk.img"
+
+
+def _import(programs: dict[str, Path], archives: Sequence[Path], root: Path) -> None:
+    """Run a containerd whose root is the folder ``root`` and let it import the archives."""
+    packages.ensure("unshare")
+    with tempfile.TemporaryDirectory(prefix="millpond-") as short:  # a socket's path is short
+        folder = Path(short)
+        config = folder / "config.toml"
+        cri = [f"io.containerd.{part}" for part in ("grpc.v1.cri", "cri.v1.images", "cri.v1.runtime")]
+        config.write_text(
+            f'version = 3\nroot = "{root}"\nstate = "{folder}/state"\ndisabled_plugins = {cri}\n'
+            f'[grpc]\naddress = "{folder}/socket"\n'
+        )
+        ctr: list[str | Path] = [programs["ctr"], "-a", folder / "socket", "-n", NAMESPACE]
+        daemon = processes.start(isolated([programs["containerd"], "-c", config]), folder, "containerd", with_us=True)
+        try:
+            wait_for(lambda: run([*ctr, "version"], seconds=10) != "", "containerd answers", seconds=30)
+            for archive in archives:
+                run([*ctr, "images", "import", "--snapshotter", "overlayfs", archive], seconds=300)
+        finally:
+            daemon.end(grace=10)
+    shutil.rmtree(root / "tmpmounts", ignore_errors=True)

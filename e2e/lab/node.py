@@ -1,0 +1,98 @@
+"""One node of a cluster, and the faults that tests cause on it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab.agent import Agent
+from lab.errors import LabError
+from lab.noderecord import NodeRecord
+from lab.qemu import Disk, Machine, Spec
+
+BOOT_SECONDS = 240.0
+
+
+class Node:
+    """A node. Disks are named ``disk1`` and on; their serials are ``<node>-disk1`` and on."""
+
+    def __init__(self, folder: Path, record: NodeRecord, spec: Spec) -> None:
+        self.record = record
+        self.spec = spec
+        self.name = record.name
+        self.address = record.address
+        self.agent = Agent(record.name, record.agent_port, record.token)
+        self.machine = Machine(folder, record.name, self.agent)
+
+    @property
+    def disks(self) -> Sequence[Disk]:
+        return self.record.disks
+
+    def disk(self, name: str) -> Disk:
+        """The disk ``name`` (or with that serial); a LabError that names the disks when there is none."""
+        for disk in self.disks:
+            if name in (disk.name, disk.serial):
+                return disk
+        raise LabError(f"{self.name} has no disk {name!r}: it has {', '.join(disk.name for disk in self.disks)}")
+
+    def run(
+        self, *argv: str, seconds: float = 60, check: bool = True, stdin: bytes = b""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as root on the node, outside of any container; LabError after ``seconds`` or on failure."""
+        return self.agent.run(argv, seconds=seconds, check=check, stdin=stdin)
+
+    # -- faults
+
+    def unplug(self, disk: str) -> None:
+        """Pull a disk out of the running node; its content stays. Returns when the kernel has let go of it."""
+        self.machine.unplug(self.disk(disk))
+
+    def plug(self, disk: str) -> None:
+        """Put a pulled disk back."""
+        self.machine.plug(self.disk(disk))
+
+    def cut_link(self) -> None:
+        """Cut the node off the other nodes. It still reaches the API server, as over a management network."""
+        self.machine.set_link("nic-lan", up=False)
+
+    def restore_link(self) -> None:
+        """Undo :meth:`cut_link`."""
+        self.machine.set_link("nic-lan", up=True)
+
+    def isolate(self) -> None:
+        """Cut every link, the API server's too (and the lab's own: :meth:`run` does not work until :meth:`rejoin`)."""
+        self.machine.set_link("nic-lan", up=False)
+        self.machine.set_link("nic-wan", up=False)
+
+    def rejoin(self) -> None:
+        """Undo :meth:`isolate`."""
+        self.machine.set_link("nic-wan", up=True)
+        self.machine.set_link("nic-lan", up=True)
+
+    def power_off(self) -> None:
+        """Cut the power: whatever the node had not written to its disks is lost."""
+        self.machine.power_off()
+
+    def power_on(self) -> None:
+        """Switch it on again with the disks that are plugged; returns when it runs commands (Ready comes later)."""
+        self.machine.start(self.spec)
+        self.agent.wait(seconds=BOOT_SECONDS, alive=self.machine.alive)
+
+    def kill_process(self, namespace: str, pod: str, container: str) -> None:
+        """SIGKILL to the first process of a pod's container on this node; the kubelet starts it anew."""
+        labels = {"pod.namespace": namespace, "pod.name": pod, "container.name": container}
+        query = ",".join(f'labels."io.kubernetes.{label}"=={value}' for label, value in labels.items())
+        found = self.run("ctr", "-n", "k8s.io", "containers", "ls", "-q", query).stdout.split()
+        running = self.run("ctr", "-n", "k8s.io", "tasks", "ls").stdout.splitlines()
+        pids = [words[1] for words in map(str.split, running) if words[0] in found and words[2] == "RUNNING"]
+        if not pids:
+            raise LabError(f"no container {container!r} of pod {namespace}/{pod} runs on {self.name}")
+        self.run("kill", "-KILL", *pids)
+
+    def read_disk(self, disk: str) -> Path:
+        """The raw image of a disk on the host, after the node has flushed its caches."""
+        found = self.disk(disk)
+        if self.machine.alive() and self.machine.plugged(found):
+            self.run("sync")
+        return self.machine.data(found)

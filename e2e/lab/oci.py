@@ -1,0 +1,82 @@
+"""Writes OCI image archives of one layer, the format that containerd imports and buildah builds from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_MEDIA = "application/vnd.oci.image"
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def write(target: Path, name: str, layer: Path, *, entrypoint: Sequence[str] = ()) -> None:
+    """An archive ``target`` of image ``name`` (``localhost/x:tag``) whose file system is the tar ``layer``."""
+    with layer.open("rb") as handle:
+        digest = "sha256:" + hashlib.file_digest(handle, "sha256").hexdigest()
+    config = _encode(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Entrypoint": list(entrypoint), "Env": [_PATH]},
+            "rootfs": {"type": "layers", "diff_ids": [digest]},
+        }
+    )
+    manifest = _encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{_MEDIA}.manifest.v1+json",
+            "config": _descriptor(f"{_MEDIA}.config.v1+json", config),
+            "layers": [{"mediaType": f"{_MEDIA}.layer.v1.tar", "digest": digest, "size": layer.stat().st_size}],
+        }
+    )
+    named = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
+    entry = {**_descriptor(f"{_MEDIA}.manifest.v1+json", manifest), "annotations": named}
+    entry["platform"] = {"os": "linux", "architecture": "amd64"}
+    with tarfile.open(target, "w") as archive:
+        for path, content in {
+            "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
+            "index.json": _encode({"schemaVersion": 2, "manifests": [entry]}),
+            _blob(config): config,
+            _blob(manifest): manifest,
+        }.items():
+            info = tarfile.TarInfo(path)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        archive.add(layer, f"blobs/sha256/{digest.removeprefix('sha256:')}")
+
+
+def layer_of(target: Path, files: Mapping[str, Path], links: Mapping[str, str] | None = None) -> None:
+    """A tar with those executables by path, and symbolic links."""
+    with tarfile.open(target, "w") as archive:
+        for path, source in files.items():
+            info = archive.gettarinfo(source, path)
+            info.uid = info.gid = info.mtime = 0
+            info.uname = info.gname = "root"
+            info.mode = 0o755
+            with source.open("rb") as handle:
+                archive.addfile(info, handle)
+        for path, goal in (links or {}).items():
+            info = tarfile.TarInfo(path)
+            info.type, info.linkname = tarfile.SYMTYPE, goal
+            archive.addfile(info)
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _descriptor(media_type: str, content: bytes) -> dict[str, Any]:
+    return {
+        "mediaType": media_type,
+        "digest": "sha256:" + hashlib.sha256(content).hexdigest(),
+        "size": len(content),
+    }
+
+
+def _blob(content: bytes) -> str:
+    return f"blobs/sha256/{hashlib.sha256(content).hexdigest()}"

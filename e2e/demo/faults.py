@@ -1,0 +1,69 @@
+"""What can be done to a cluster's machines. In the lab it is done through QEMU; elsewhere a BMC could."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from demo.install import NAMESPACE
+from lab.cluster import Cluster
+
+
+class Faults(Protocol):
+    """Faults, and a look below Kubernetes. Nodes by name, disks by serial number."""
+
+    def unplug(self, node: str, serial: str) -> None:
+        """Pull a disk; returns when the machine has lost it. What is on it stays."""
+        ...
+
+    def plug(self, node: str, serial: str) -> None:
+        """Put it back where it was."""
+        ...
+
+    def kill(self, node: str, pod: str, container: str) -> None:
+        """SIGKILL to a container of Millpond's; the kubelet starts it anew."""
+        ...
+
+    def cut(self, node: str) -> None:
+        """Cut the node from the network over which legs are reached."""
+        ...
+
+    def restore(self, node: str) -> None:
+        """Undo ``cut``."""
+        ...
+
+    def run(self, node: str, *argv: str, seconds: float = 60, check: bool = True) -> str:
+        """Standard output of a command as root on the node."""
+        ...
+
+    def image(self, node: str, serial: str) -> Path:
+        """The bytes of a disk, flushed and readable here."""
+        ...
+
+
+class LabFaults:
+    """The lab's nodes and disks."""
+
+    def __init__(self, lab: Cluster) -> None:
+        self._lab = lab
+
+    def unplug(self, node: str, serial: str) -> None:
+        self._lab.node(node).unplug(serial)
+
+    def plug(self, node: str, serial: str) -> None:
+        self._lab.node(node).plug(serial)
+
+    def kill(self, node: str, pod: str, container: str) -> None:
+        self._lab.node(node).kill_process(NAMESPACE, pod, container)
+
+    def cut(self, node: str) -> None:
+        self._lab.node(node).cut_link()
+
+    def restore(self, node: str) -> None:
+        self._lab.node(node).restore_link()
+
+    def run(self, node: str, *argv: str, seconds: float = 60, check: bool = True) -> str:
+        return self._lab.node(node).run(*argv, seconds=seconds, check=check).stdout
+
+    def image(self, node: str, serial: str) -> Path:
+        return self._lab.node(node).read_disk(serial)

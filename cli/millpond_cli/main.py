@@ -7,11 +7,10 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+from millpond_cli import report
 from millpond_core.errors import MillpondError
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.ports import Kube
-
-from millpond_cli import report
 
 
 async def show(kube: Kube, arguments: argparse.Namespace) -> list[str]:

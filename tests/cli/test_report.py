@@ -6,6 +6,7 @@ import argparse
 
 import msgspec
 import pytest
+
 from millpond_cli import main, report
 from millpond_core.model import StorageDevice, VirtualVolume
 from millpond_core.testing.kube import MemoryKube

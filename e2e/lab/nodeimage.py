@@ -21,6 +21,10 @@ MASKED = (
     "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer",
     "e2scrub_reap.service getty@tty1.service serial-getty@ttyS0.service systemd-journal-flush.service",
     "systemd-update-utmp.service systemd-pstore.service nvmefc-boot-connections.service nvmf-autoconnect.service",
+    "systemd-logind.service systemd-user-sessions.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount",
+    "modprobe@drm.service modprobe@fuse.service modprobe@loop.service modprobe@efi_pstore.service",
+    "sys-fs-fuse-connections.mount dev-hugepages.mount dev-mqueue.mount sys-kernel-tracing.mount",
+    "systemd-random-seed.service systemd-ask-password-console.path systemd-ask-password-wall.path",
 )
 
 

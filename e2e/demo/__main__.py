@@ -1,0 +1,5 @@
+"""``python -m demo``: see ``--help``."""
+
+from demo.cli import main
+
+raise SystemExit(main())

@@ -87,6 +87,11 @@ def path_table(major_minor: str, volume_bytes: int) -> str:
     return f"0 {leg_sectors(volume_bytes)} linear {major_minor} 0"
 
 
+def error_table(volume_bytes: int) -> str:
+    """Table of a path that leads nowhere: what lay under it is free, I/O fails at once and its gate takes over."""
+    return f"0 {leg_sectors(volume_bytes)} error"
+
+
 def gate_table(path_major_minor: str, volume_bytes: int, *, holding: bool) -> str:
     """Table of the gate in front of a path: one path, in bio mode so that it can lie on a dm device.
 

@@ -1,0 +1,12 @@
+"""What a state manager decides: pure functions ``(record, observed kernel, now) → steps | wait(reason)``.
+
+Law: nothing here does I/O, reads a clock or awaits. A plan is made from one look at the node; whoever carries it out
+does its steps in order, stops at the first that fails, looks again and plans anew. So every plan must be right when it
+is made again after a kill between any two of its steps.
+
+* ``claim``: a disk becomes a device, or is refused.
+* ``legs``: the legs that lie on this node: label, dm, zeroes, export; releasing.
+* ``attach``, ``leave``: the stack on the attach node: path, gate, array, front; losing, taking back; detaching, fencing.
+* ``still``: what a quiescence asks of this node.
+* ``node``: all of it for one volume, and the report.
+"""

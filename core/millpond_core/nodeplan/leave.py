@@ -1,0 +1,153 @@
+"""Leaving the attach node: cleanly when the volume is no longer wanted, fenced when its epoch has moved on."""
+
+from __future__ import annotations
+
+from millpond_core import names
+from millpond_core.nodeplan.attach import Attaching
+from millpond_core.nodeplan.stack import faulty
+from millpond_core.nodeplan.steps import (
+    AcknowledgeFailure,
+    Disconnect,
+    Flush,
+    Freeze,
+    GateFail,
+    GateFailPath,
+    Remember,
+    RemoveDm,
+    Resume,
+    Stop,
+)
+from millpond_core.nodeplan.view import node_report
+
+
+def detach(plan: Attaching) -> None:
+    """Front, array, flush, gates, paths, connections: then every InSync leg is equal, and that is remembered."""
+    if plan.memory.epoch != plan.epoch:
+        _never_here(plan)
+        return
+    if plan.memory.clean_epoch != plan.epoch:
+        # Legs that are due are given up here too: the others must be all that there is to stop.
+        if plan.demote() or plan.leave() or plan.connect_back():
+            return
+        if _front(plan) or _array(plan) or _flush(plan):
+            return
+    _take_down(plan)
+    if not plan.steps and not plan.stack.empty:
+        plan.waits.append("something of the volume still stands here")
+
+
+def _never_here(plan: Attaching) -> None:
+    """Nothing was made under this epoch, as far as this boot remembers."""
+    if plan.memory.clean_epoch == plan.epoch:
+        return
+    if not plan.stack.empty:
+        fence(plan)
+        return
+    own = node_report(plan.volume, plan.around.node)
+    if own is not None and own.epoch == plan.epoch and own.boot_id not in ("", plan.kernel.boot_id):
+        plan.waits.append(f"this node was restarted under epoch {plan.epoch}: its end was not clean")
+        return
+    plan.steps.append(Remember(changes={"clean_epoch": plan.epoch}, why="detached before anything was attached"))
+
+
+def _front(plan: Attaching) -> bool:
+    front = plan.stack.front
+    if front is None:
+        return False
+    if front.suspended:
+        plan.steps.append(Resume(name=front.name))
+    elif front.open_count:
+        plan.waits.append(f"the front is open {front.open_count} times: the volume is still in use here")
+        return True
+    else:
+        plan.steps.append(RemoveDm(name=front.name, why="the front is gone: nobody can write any more"))
+    return True
+
+
+def _array(plan: Attaching) -> bool:
+    array = plan.stack.array
+    if array is None:
+        return False
+    # A gate that holds would keep the bitmap's last write, and the array's stop, for ever (kernel-facts 17).
+    away = [leg.id for leg in plan.insync() if not plan.up(leg.id)]
+    if away:
+        plan.waits.append(f"the array cannot stop while leg {', '.join(away)} is away")
+        return True
+    if array.sync_action not in ("idle", "frozen"):
+        plan.steps.append(Freeze(name=array.name))
+    plan.steps.append(Stop(name=array.name, why="the array stops"))
+    return True
+
+
+def _flush(plan: Attaching) -> bool:
+    """What no leg may forget is flushed before anyone says that they are equal."""
+    if plan.memory.assembled:
+        away = [leg.id for leg in plan.insync() if not plan.up(leg.id)]
+        if away:
+            plan.waits.append(f"leg {', '.join(away)} cannot be flushed: it is away")
+            return True
+        plan.steps += [Flush(name=plan.path_name(leg.id)) for leg in plan.insync()]
+    ended = f"epoch {plan.epoch} ended cleanly, legs are equal"
+    plan.steps.append(Remember(changes={"clean_epoch": plan.epoch}, why=ended))
+    return True
+
+
+def _take_down(plan: Attaching) -> None:
+    """Gates, paths, connections; then nothing of the epoch is left."""
+    for leg in sorted(plan.stack.gates):
+        plan.steps.append(RemoveDm(name=plan.gate_name(leg)))
+    for leg in sorted(plan.stack.paths):
+        plan.steps.append(RemoveDm(name=plan.path_name(leg)))
+    for nqn in sorted(plan.stack.controllers):
+        plan.steps.append(Disconnect(nqn=nqn))
+    _forget(plan)
+
+
+def _forget(plan: Attaching) -> None:
+    if plan.memory.epoch:
+        plan.steps.append(Remember(changes={"epoch": 0, "assembled": False, "dirty": (), "legs": {}}))
+
+
+def fence(plan: Attaching) -> None:
+    """The epoch has moved on: nothing is opened and nothing is answered while anyone could take it for a success.
+
+    Reads hold too, so every path is failed. Only when nobody has the front open any more do the gates let errors
+    pass, md is answered and the stack goes (design 4.2).
+    """
+    stack = plan.stack
+    front = stack.front
+    if front is not None and front.open_count:
+        for leg, path in sorted(stack.paths.items()):
+            status = plan.kernel.gates.get(plan.gate_name(leg))
+            if status is not None and status.path_up:
+                plan.steps.append(
+                    GateFailPath(
+                        name=plan.gate_name(leg),
+                        major_minor=path.major_minor,
+                        why=f"fenced: epoch {plan.epoch} is elsewhere, leg {leg} is not to be touched from here",
+                    )
+                )
+        plan.waits.append(
+            f"fenced: the volume is under epoch {plan.epoch} elsewhere; its pods here must end, "
+            f"{front.open_count} still have it open"
+        )
+        return
+    if front is not None:
+        if front.suspended:
+            plan.steps.append(Resume(name=front.name))
+        plan.steps.append(RemoveDm(name=front.name, why="fenced: nobody has the front open any more"))
+        return
+    plan.steps += [GateFail(name=plan.gate_name(leg)) for leg in sorted(stack.gates) if plan.holding(leg)]
+    if stack.array is not None:
+        for leg in sorted(stack.gates):
+            if faulty(stack.member(leg)):
+                number = stack.gates[leg].major_minor
+                plan.steps.append(AcknowledgeFailure(name=stack.array.name, major_minor=number))
+        plan.steps.append(Stop(name=stack.array.name, why="fenced: the array of an older epoch stops"))
+        return
+    for leg in sorted(stack.gates):
+        plan.steps.append(RemoveDm(name=names.gate(plan.uuid, leg)))
+    for leg in sorted(stack.paths):
+        plan.steps.append(RemoveDm(name=names.path(plan.uuid, leg)))
+    plan.steps += [Disconnect(nqn=nqn) for nqn in sorted(stack.controllers)]
+    _forget(plan)

@@ -1,0 +1,353 @@
+"""The legs that lie on this node: label entry, dm device, zeroes, export; and giving them back.
+
+A leg goes through these in order, each step relying on what the one before left behind:
+
+    label entry → leg dm → zeroed (label) → prepared → epoch confirmed (label) → exported to the attach node alone
+
+and back: unexported → dm removed → label entry dropped → released. The way back is taken whole on a positive record
+(``releasing``) only; without its device, or in a new life of it, a leg falls back to before ``leg dm``. Nothing is ever
+torn down because something is absent from the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from millpond_core import layout, names
+from millpond_core.model import VirtualVolume
+from millpond_core.model.virtualvolume import Leg, LegReport
+from millpond_core.nodeplan.steps import (
+    CreateDm,
+    DropLeg,
+    Export,
+    PutLeg,
+    Remember,
+    RemoveDm,
+    Step,
+    Unexport,
+    Zero,
+)
+from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, Memory, volume_bytes
+from millpond_core.observed import LabelLeg
+
+
+class LegHere(msgspec.Struct, frozen=True, kw_only=True):
+    """A leg of this node as the attach node's part of the plan needs it."""
+
+    ready: bool
+    """Zeroed, mapped, in its present life."""
+    gone: bool = False
+    """A device under it is not there."""
+    incarnation: str = ""
+    """Its present life; empty while a device is missing."""
+    major_minor: str = ""
+    why: str = ""
+
+
+class LegsPlan(msgspec.Struct, frozen=True, kw_only=True):
+    steps: tuple[Step, ...] = ()
+    waits: tuple[str, ...] = ()
+    reports: tuple[LegReport, ...] = ()
+    newer: str = ""
+    """Why everything stands still: a label knows more than the record."""
+    confirmed: int = 0
+    """Highest epoch of which it is true that no export of an older one exists here."""
+
+
+def mine(volume: VirtualVolume, node: str) -> list[Leg]:
+    """Legs and spares of ``volume`` on ``node``."""
+    mapping = volume.status.mapping
+    known = {leg.id for leg in mapping.legs}
+    spares = [leg for leg in volume.status.spares if leg.id not in known]
+    return [leg for leg in (*mapping.legs, *spares) if leg.node == node]
+
+
+def here(volume: VirtualVolume, leg: Leg, kernel: Kernel, memory: Memory) -> LegHere:
+    """How a leg of this node is."""
+    devices, why = _devices(leg, kernel)
+    if why:
+        return LegHere(ready=False, gone=True, why=why)
+    incarnation = _incarnation(kernel.boot_id, devices)
+    name = names.leg(volume.spec.uuid, leg.id)
+    dm = kernel.dm.get(name)
+    if dm is None or memory.built.get(leg.id) != incarnation:
+        return LegHere(ready=False, incarnation=incarnation, why="it is not mapped yet")
+    entries = [device.entry(volume.spec.uuid, leg.id) for device in devices]
+    if not all(entry is not None and entry.zeroed for entry in entries):
+        return LegHere(ready=False, incarnation=incarnation, why="it is being zeroed")
+    return LegHere(ready=True, incarnation=incarnation, major_minor=dm.major_minor)
+
+
+def plan(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) -> LegsPlan:
+    """What to do for the legs on this node."""
+    epoch = volume.status.attachment.epoch
+    steps: list[Step] = []
+    waits: list[str] = []
+    reports: list[LegReport] = []
+    newer = _newer_label(volume, kernel)
+    if newer:
+        return LegsPlan(newer=newer, waits=(newer,), reports=tuple(_report_only(volume, kernel, around, memory)))
+    wanted: dict[str, str] = {}
+    own = mine(volume, around.node)
+    for leg in own:
+        leg_steps, nqn, why = _leg(volume, leg, kernel, around, memory)
+        if nqn:
+            wanted[leg.id] = nqn
+        # Exports of another life or epoch go first: what lies under them must be free.
+        old = [s for s in kernel.exports if _is(volume, leg.id, s) and s != nqn]
+        steps += [Unexport(nqn=s, why=f"leg {leg.id}: export {_life(s)} is over") for s in sorted(old)]
+        steps += leg_steps
+        if why:
+            waits.append(f"leg {leg.id}: {why}")
+        reports.append(_report(volume, leg, kernel, around, memory, nqn, why))
+    stray = [
+        nqn
+        for nqn in sorted(kernel.exports)
+        if (parsed := names.parse_nqn(nqn))
+        and parsed[0] == volume.spec.uuid
+        and parsed[1] not in {leg.id for leg in own}
+        and parsed[2] < epoch
+    ]
+    steps += [Unexport(nqn=nqn, why="an older epoch's export of a leg that the record does not know") for nqn in stray]
+    return LegsPlan(
+        steps=tuple(steps),
+        waits=tuple(waits),
+        reports=tuple(reports),
+        confirmed=epoch if _confirmed(volume, own, kernel) else 0,
+    )
+
+
+def _leg(
+    volume: VirtualVolume, leg: Leg, kernel: Kernel, around: Around, memory: Memory
+) -> tuple[list[Step], str, str]:
+    """Steps, the NQN that shall be exported ("" none), and why it is not further."""
+    uuid = volume.spec.uuid
+    name = names.leg(uuid, leg.id)
+    dm = kernel.dm.get(name)
+    if leg.releasing:
+        return _release(volume, leg, kernel, memory)
+    devices, why = _devices(leg, kernel)
+    if why:
+        return ([RemoveDm(name=name, why=f"leg {leg.id}: {why}")] if dm else []), "", why
+    incarnation = _incarnation(kernel.boot_id, devices)
+    entries = [(device, _entry(volume, leg, device)) for device in devices]
+    lost = [device.name for device, old in _known(volume, leg, devices) if old is None or not old.zeroed]
+    if lost and leg.state == "InSync" and _was_open(volume):
+        return [], "", f"the label of {', '.join(lost)} does not know it although it was in use: kept away, not erased"
+    steps: list[Step] = []
+    missing = [(d.name, e) for d, e in entries if d.entry(uuid, leg.id) is None]
+    steps += [PutLeg(device=d, entry=e, why=f"leg {leg.id} allocated on {d}") for d, e in missing]
+    if missing:
+        return steps, "", "it is being allocated"
+    if dm is not None and memory.built.get(leg.id) != incarnation:
+        # It leads to a device of an earlier life. Whoever has it open lets go first (Busy until then).
+        return (
+            [RemoveDm(name=name, why=f"leg {leg.id} belongs to an earlier life of its disk")],
+            "",
+            "it is in a new life",
+        )
+    if dm is None:
+        table = layout.leg_table(
+            leg.extents,
+            {device.device_uuid: device.major_minor for device in devices},
+            stripes=volume.spec.layout.stripes,
+            stripe_bytes=volume.spec.layout.stripe_size,
+        )
+        steps += [Remember(built={leg.id: incarnation}), CreateDm(name=name, table=table, why=f"leg {leg.id} mapped")]
+        return steps, "", "it is being mapped"
+    if lost:
+        if leg.id in around.zeroing:
+            return steps, "", "it is being zeroed"
+        zeroed = tuple((d.name, msgspec.structs.replace(e, zeroed=True)) for d, e in entries)
+        zero = Zero(leg=leg.id, name=name, entries=zeroed, why=f"zeroing leg {leg.id}, so that it shows no old bytes")
+        return [*steps, zero], "", "it is being zeroed"
+    # The epoch is confirmed in the label before anything of it is exported, after everything older is gone.
+    steps += [
+        PutLeg(device=d.name, entry=e, why=f"leg {leg.id}: epoch {e.epoch} noted")
+        if _epoch(d, volume, leg) < e.epoch
+        else PutLeg(device=d.name, entry=e)
+        for d, e in entries
+        if e != d.entry(uuid, leg.id)
+    ]
+    return _exported(volume, leg, incarnation, kernel, around, steps)
+
+
+def _exported(
+    volume: VirtualVolume, leg: Leg, incarnation: str, kernel: Kernel, around: Around, steps: list[Step]
+) -> tuple[list[Step], str, str]:
+    attachment, uuid = volume.status.attachment, volume.spec.uuid
+    if attachment.node in ("", around.node) or leg.state == "Failed":
+        return steps, "", ""
+    if not around.attach_host_nqn:
+        return steps, "", f"the host NQN of {attachment.node} is not known yet"
+    nqn = names.subsystem_nqn(uuid, leg.id, attachment.epoch, incarnation)
+    export = kernel.exports.get(nqn)
+    if export is None or not (export.enabled and export.linked) or export.allowed_hosts != (around.attach_host_nqn,):
+        steps.append(
+            Export(
+                nqn=nqn,
+                name=names.leg(uuid, leg.id),
+                namespace_uuid=names.namespace_uuid(uuid, leg.id, attachment.epoch, incarnation),
+                serial=names.serial(uuid, leg.id),
+                host_nqn=around.attach_host_nqn,
+                address=around.address,
+                port=around.port,
+                why=f"leg {leg.id} exported to {attachment.node}, epoch {attachment.epoch}",
+            )
+        )
+    return steps, nqn, ""
+
+
+def _release(volume: VirtualVolume, leg: Leg, kernel: Kernel, memory: Memory) -> tuple[list[Step], str, str]:
+    uuid, name = volume.spec.uuid, names.leg(volume.spec.uuid, leg.id)
+    steps: list[Step] = []
+    if name in kernel.dm:
+        steps.append(RemoveDm(name=name, why=f"leg {leg.id} is released"))
+    if leg.id in memory.built:
+        steps.append(Remember(built={leg.id: ""}))
+    waits = []
+    for extent in leg.extents:
+        device = kernel.devices.get(extent.device)
+        if device is None or not device.present or device.device_uuid != extent.device_uuid:
+            waits.append(extent.device)
+            continue
+        entry = device.entry(uuid, leg.id)
+        if entry is not None and entry.generation <= volume.status.mapping.generation:
+            steps.append(DropLeg(device=device.name, volume=uuid, leg=leg.id, why=f"leg {leg.id} is released"))
+    why = f"{', '.join(sorted(set(waits)))} is not here: released when it is back" if waits else ""
+    return steps, "", why
+
+
+def _report(
+    volume: VirtualVolume, leg: Leg, kernel: Kernel, around: Around, memory: Memory, nqn: str, why: str
+) -> LegReport:
+    uuid = volume.spec.uuid
+    state = here(volume, leg, kernel, memory)
+    export = kernel.exports.get(nqn) if nqn else None
+    shown = nqn if export is not None and export.enabled and export.linked else ""
+    here_devices = [d for e in leg.extents if (d := kernel.devices.get(e.device)) and d.device_uuid == e.device_uuid]
+    entries = [entry for d in here_devices if (entry := d.entry(uuid, leg.id))]
+    left = names.leg(uuid, leg.id) in kernel.dm or any(_is(volume, leg.id, known) for known in kernel.exports)
+    return LegReport(
+        id=leg.id,
+        prepared=state.ready and not leg.releasing,
+        nqn=shown,
+        address=f"{around.address}:{around.port}" if shown else "",
+        incarnation=state.incarnation if state.ready else "",
+        synced_epoch=min((entry.synced_epoch for entry in entries), default=0),
+        released=leg.releasing and not left and not entries and not why,
+        message=why,
+    )
+
+
+def _report_only(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) -> Iterator[LegReport]:
+    for leg in mine(volume, around.node):
+        nqns = [nqn for nqn in sorted(kernel.exports) if _is(volume, leg.id, nqn)]
+        yield _report(volume, leg, kernel, around, memory, nqns[0] if nqns else "", "")
+
+
+def _devices(leg: Leg, kernel: Kernel) -> tuple[list[DeviceSeen], str]:
+    """The devices under a leg, each once, and what is wrong with them ("" nothing)."""
+    found: dict[str, DeviceSeen] = {}
+    for extent in leg.extents:
+        device = kernel.devices.get(extent.device)
+        if device is None:
+            return [], f"device {extent.device} is not claimed here"
+        if device.device_uuid != extent.device_uuid:
+            return [], f"device {extent.device} is another disk now ({device.device_uuid})"
+        if not device.present:
+            return [], f"device {extent.device} is gone"
+        found[device.name] = device
+    return [found[name] for name in sorted(found)], ""
+
+
+def _incarnation(boot_id: str, devices: list[DeviceSeen]) -> str:
+    counts = [(device.device_uuid, device.label.attach_count if device.label else 0) for device in devices]
+    return names.incarnation(boot_id, counts)
+
+
+def _known(volume: VirtualVolume, leg: Leg, devices: list[DeviceSeen]) -> list[tuple[DeviceSeen, LabelLeg | None]]:
+    return [(device, device.entry(volume.spec.uuid, leg.id)) for device in devices]
+
+
+def _epoch(device: DeviceSeen, volume: VirtualVolume, leg: Leg) -> int:
+    entry = device.entry(volume.spec.uuid, leg.id)
+    return entry.epoch if entry else 0
+
+
+def _entry(volume: VirtualVolume, leg: Leg, device: DeviceSeen) -> LabelLeg:
+    """What the label of ``device`` shall say of the leg now."""
+    old = device.entry(volume.spec.uuid, leg.id)
+    mapping, attachment = volume.status.mapping, volume.status.attachment
+    in_mapping = any(known.id == leg.id for known in mapping.legs)
+    open_now = bool(attachment.node) and attachment.epoch > 0
+    synced = attachment.epoch if open_now and in_mapping and leg.state == "InSync" else 0
+    return LabelLeg(
+        volume=volume.spec.uuid,
+        volume_name=volume.metadata.name,
+        leg=leg.id,
+        size_bytes=volume_bytes(volume),
+        extents=tuple(
+            (index, e.start, e.length) for index, e in enumerate(leg.extents) if e.device_uuid == device.device_uuid
+        ),
+        epoch=attachment.epoch,
+        generation=mapping.generation,
+        record_seq=mapping.record_seq,
+        state=leg.state,
+        zeroed=old.zeroed if old else False,
+        synced_epoch=max(synced, old.synced_epoch if old else 0),
+    )
+
+
+def _newer_label(volume: VirtualVolume, kernel: Kernel) -> str:
+    """Why the volume must stand still: a label knows more than the record does."""
+    mapping, epoch = volume.status.mapping, volume.status.attachment.epoch
+    for device in kernel.devices.values():
+        for entry in device.label.legs if device.label else ():
+            if entry.volume != volume.spec.uuid:
+                continue
+            if entry.epoch > epoch or entry.generation > mapping.generation or entry.record_seq > mapping.record_seq:
+                return (
+                    f"the label of {device.name} is newer than the record (epoch {entry.epoch}, generation "
+                    f"{entry.generation}, recordSeq {entry.record_seq}): was the database restored from a backup?"
+                )
+    return ""
+
+
+def _was_open(volume: VirtualVolume) -> bool:
+    """Whether pods may have written to the volume."""
+    return volume.status.attachment.epoch > 0 and any(
+        report.front != "None" or report.clean_epoch > 0 for report in volume.status.nodes
+    )
+
+
+def _confirmed(volume: VirtualVolume, own: list[Leg], kernel: Kernel) -> bool:
+    """No export of an older epoch, and each label here refuses older ones."""
+    epoch = volume.status.attachment.epoch
+    for nqn in kernel.exports:
+        parsed = names.parse_nqn(nqn)
+        if parsed and parsed[0] == volume.spec.uuid and parsed[2] < epoch:
+            return False
+    for leg in own:
+        if leg.releasing:
+            continue
+        for extent in leg.extents:
+            device = kernel.devices.get(extent.device)
+            if device is None or not device.present or device.device_uuid != extent.device_uuid:
+                continue
+            entry = device.entry(volume.spec.uuid, leg.id)
+            if entry is None or entry.epoch < epoch:
+                return False
+    return True
+
+
+def _is(volume: VirtualVolume, leg: str, nqn: str) -> bool:
+    parsed = names.parse_nqn(nqn)
+    return parsed is not None and parsed[:2] == (volume.spec.uuid, leg)
+
+
+def _life(nqn: str) -> str:
+    parsed = names.parse_nqn(nqn)
+    return f"e{parsed[2]}:{parsed[3]}" if parsed else nqn

@@ -1,0 +1,146 @@
+"""The plan of one volume on one node: its stack if this is the attach node, its legs if some lie here, its report."""
+
+from __future__ import annotations
+
+from millpond_core import names
+from millpond_core.model import VirtualVolume
+from millpond_core.model.virtualvolume import FrontState, GateMode, NodeReport, PathReport, PathState, Progress
+from millpond_core.nodeplan import leave, legs
+from millpond_core.nodeplan.attach import Attaching, maintain
+from millpond_core.nodeplan.stack import faulty, in_sync
+from millpond_core.nodeplan.steps import Plan, Remember, Step
+from millpond_core.nodeplan.view import Around, Kernel, Memory, volume_bytes
+from millpond_core.units import SECTOR
+
+
+def plan(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) -> Plan:
+    """What this node does for ``volume`` now, and what it says of it.
+
+    ``kernel.devices`` must be complete: a device that is not in it is taken for one that is not claimed here.
+    """
+    on_disk = legs.plan(volume, kernel, around, memory)
+    attaching = Attaching(volume, kernel, around, memory)
+    fenced = _attach(attaching, on_disk.newer)
+    parts: list[tuple[Step, ...]] = [tuple(attaching.steps), on_disk.steps]
+    epoch = attaching.epoch
+    apart = attaching.stack.empty or memory.epoch == epoch
+    if epoch > memory.confirmed and on_disk.confirmed == epoch and apart:
+        parts.append((Remember(changes={"confirmed": epoch}, why=f"epoch {epoch} confirmed: nothing older is here"),))
+    mapping = volume.status.mapping
+    in_force = (mapping.generation, mapping.record_seq)
+    if not any(parts) and in_force != (memory.generation, memory.record_seq):
+        news = f"generation {mapping.generation} is in force" if mapping.generation != memory.generation else ""
+        changes = {"generation": mapping.generation, "record_seq": mapping.record_seq}
+        parts.append((Remember(changes=changes, why=news),))
+    return Plan(
+        parts=tuple(part for part in parts if part),
+        waits=(*attaching.waits, *on_disk.waits),
+        down=frozenset(attaching.down) if attaching.stack.gates or attaching.memory.epoch == epoch else frozenset(),
+        wake=attaching.wake,
+        report=_report(attaching, on_disk, fenced=fenced),
+    )
+
+
+def _attach(attaching: Attaching, newer: str) -> bool:
+    """Plan the stack's part. True: this node is fenced from the volume."""
+    volume, memory, stack = attaching.volume, attaching.memory, attaching.stack
+    node = attaching.around.node
+    here = volume.status.attachment.node == node and attaching.epoch > 0
+    if newer or (volume.status.mapping.generation == 0 and not stack.empty):
+        if not stack.empty:
+            attaching.waits.append(newer or "the mapping is lost: what stands here is kept as it is")
+        return False
+    if not here or (memory.epoch not in (0, attaching.epoch) and not stack.empty):
+        if not stack.empty or memory.epoch:
+            leave.fence(attaching)
+        return not stack.empty
+    if memory.epoch == 0 and not stack.empty and memory.clean_epoch != attaching.epoch:
+        attaching.waits.append("what stands here was not made by anyone remembered: kept, detach the volume by hand")
+        return False
+    if attaching.epoch < memory.confirmed:
+        attaching.waits.append(
+            f"epoch {memory.confirmed} was confirmed here: the record's {attaching.epoch} is too old"
+        )
+        return False
+    if volume.spec.attachment.node == node:
+        maintain(attaching)
+    else:
+        leave.detach(attaching)
+    return False
+
+
+def _report(attaching: Attaching, on_disk: legs.LegsPlan, *, fenced: bool) -> NodeReport:
+    volume, memory, stack = attaching.volume, attaching.memory, attaching.stack
+    front: FrontState = "None"
+    if stack.front is not None:
+        front = "Fenced" if fenced else "Suspended" if stack.front.suspended else "Active"
+        if not memory.assembled and not fenced:
+            front = "None"
+    waits = (*attaching.waits, *on_disk.waits)
+    return NodeReport(
+        node=attaching.around.node,
+        boot_id=attaching.kernel.boot_id,
+        epoch=memory.confirmed,
+        generation=memory.generation,
+        record_seq=memory.record_seq,
+        clean_epoch=memory.clean_epoch,
+        front=front,
+        device=f"/dev/mapper/{names.front(volume.spec.uuid)}" if front in ("Active", "Suspended") else "",
+        legs=list(on_disk.reports),
+        paths=_paths(attaching),
+        progress=_progress(attaching),
+        longest_hold_ms=memory.longest_hold_ms,
+        message="; ".join(waits),
+    )
+
+
+def _paths(attaching: Attaching) -> list[PathReport]:
+    stack = attaching.stack
+    if attaching.volume.status.attachment.node != attaching.around.node and stack.empty:
+        return []
+    reports = []
+    for leg in sorted({*stack.legs(), *(leg.id for leg in attaching.wanted())}):
+        gate: GateMode = "None"
+        if leg in stack.gates:
+            gate = "Holding" if attaching.holding(leg) else "Failing"
+        path: PathState = "None"
+        if leg in stack.paths:
+            path = "Up" if leg in attaching.sources and attaching.up(leg) else "Down"
+        member = stack.member(leg)
+        said = "None"
+        if member is not None:
+            said = "Faulty" if faulty(member) else "InSync" if in_sync(member) else "Rebuilding"
+        known = attaching.memory.legs.get(leg)
+        life = known.incarnation if known else ""
+        reports.append(PathReport(id=leg, gate=gate, path=path, member=said, incarnation=life))
+    return reports
+
+
+def _progress(attaching: Attaching) -> list[Progress]:
+    array = attaching.stack.array
+    if array is None or not attaching.memory.assembled:
+        return []
+    copying = [
+        leg
+        for leg in sorted(attaching.stack.gates)
+        if (m := attaching.stack.member(leg)) and m.slot is not None and not in_sync(m) and not faulty(m)
+    ]
+    total = volume_bytes(attaching.volume)
+    reports = []
+    for leg in copying:
+        done = array.sync_done_sectors * SECTOR
+        if array.sync_action == "frozen":
+            member = attaching.stack.member(leg)
+            done = (member.recovery_start or 0) * SECTOR if member else 0
+        whole = array.sync_total_sectors * SECTOR or total
+        delta = attaching.delta_of(leg)
+        reports.append(
+            Progress(
+                leg=leg,
+                kind="Delta" if delta else "Full",
+                done_bytes=min(done, whole),
+                total_bytes=whole,
+                halted=array.sync_action == "frozen",
+            )
+        )
+    return reports

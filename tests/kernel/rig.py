@@ -247,6 +247,8 @@ class Volume:
     async def close(self) -> None:
         """Heal and let everything flow, then take it down from the top."""
         self._end_answering()
+        with contextlib.suppress(MillpondError):
+            await dm.resume(self.front)
         await asyncio.gather(*(self._flow(leg) for leg in self._legs))
         for writer in list(self._writers):
             writer.cancel()

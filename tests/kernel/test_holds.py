@@ -106,7 +106,7 @@ async def test_a_front_drains_once_the_held_leg_is_recorded(volume: Volume) -> N
     await _pair(volume)
     await volume.make_front()
     await volume.break_leg("b")
-    writer = volume.start_write(100, 2, front=True)
+    writer = volume.start_write(100, front=True)
     await _held(volume, "b")
     suspending = asyncio.create_task(dm.suspend(volume.front))
     await asyncio.sleep(1)

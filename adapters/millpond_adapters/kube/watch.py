@@ -1,0 +1,131 @@
+"""A watch that never ends: resumes where it broke off, lists again when it must, says what vanished meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Generic
+
+import msgspec
+
+from millpond_adapters.kube import answers
+from millpond_adapters.kube.objects import Codec, head, page, watch_event
+from millpond_adapters.kube.transport import RETRY_FIRST, RETRY_MOST, Transport
+from millpond_core.errors import Invalid, MillpondError
+from millpond_core.ports import Kind
+
+log = logging.getLogger(__name__)
+
+PAGE = 500
+WATCH_SECONDS = (240, 300)
+"""The API server ends a watch after this; spread, so that not all return at once."""
+
+
+def selection(labels: str, fields: str) -> dict[str, str]:
+    """Selectors as query parameters."""
+    return {name: value for name, value in (("labelSelector", labels), ("fieldSelector", fields)) if value}
+
+
+async def listed(transport: Transport, codec: Codec[Kind], query: Mapping[str, str]) -> tuple[list[msgspec.Raw], str]:
+    """All objects, undecoded, and the resource version of the list."""
+    items: list[msgspec.Raw] = []
+    more = {"limit": str(PAGE)}
+    while True:
+        body = await transport.request("GET", codec.collection, query={**query, **more}, repeatable=True)
+        try:
+            part = page(body)
+        except msgspec.MsgspecError as error:
+            raise Invalid(f"GET {codec.collection}: the answer is no list: {error}") from error
+        items += part.items
+        if not part.metadata.continued:
+            return items, part.metadata.resource_version
+        more["continue"] = part.metadata.continued
+
+
+class Watch(Generic[Kind]):
+    """One watch of one kind. ``heard`` is when the API server last sent anything for it (monotonic seconds)."""
+
+    def __init__(self, transport: Transport, codec: Codec[Kind], labels: str, fields: str) -> None:
+        self._transport = transport
+        self._codec = codec
+        self._query = selection(labels, fields)
+        self._known: dict[str, Kind | None] = {}
+        self._version = ""
+        self.heard = time.monotonic()
+
+    async def events(self) -> AsyncIterator[tuple[str, Kind]]:
+        """See ``ports.Kube.watch``. No error ends it; the log says what it waits for."""
+        delay = RETRY_FIRST
+        while True:
+            try:
+                if not self._version:
+                    async for event in self._list():
+                        yield event
+                async for event in self._follow():
+                    delay = RETRY_FIRST
+                    yield event
+                delay = RETRY_FIRST
+                continue
+            except answers.Gone:
+                log.info("%s: too old to go on, listing again", self._codec.collection)
+                self._version = ""
+            except MillpondError as error:
+                log.warning("%s; trying again in %.1f s", error, delay)
+            await asyncio.sleep(delay * random.uniform(1, 1.5))  # noqa: S311 (spreads retries, keeps no secret)
+            delay = min(delay * 2, RETRY_MOST)
+
+    async def _list(self) -> AsyncIterator[tuple[str, Kind]]:
+        items, version = await listed(self._transport, self._codec, self._query)
+        self.heard = time.monotonic()
+        current = {head(item).metadata.name: item for item in items}
+        for name in [name for name in self._known if name not in current]:
+            gone = self._known.pop(name)
+            if gone is not None:
+                yield "DELETED", gone
+        for name, item in current.items():
+            found = self._read(name, item)
+            if found is not None:
+                yield "ADDED", found
+        yield "SYNCED", self._codec.kind()
+        self._version = version
+
+    async def _follow(self) -> AsyncIterator[tuple[str, Kind]]:
+        query = {
+            **self._query,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311
+        }
+        async with self._transport.stream(self._codec.collection, query) as lines:
+            async for line in lines:
+                self.heard = time.monotonic()
+                event = watch_event(line)
+                if event.type == "ERROR":
+                    raise answers.error(answers.status(0, bytes(event.object)), f"GET {self._codec.collection} (watch)")
+                version = head(event.object).metadata
+                if event.type == "DELETED":
+                    gone = self._known.pop(version.name, None)
+                    last = self._read(version.name, event.object) or gone
+                    self._known.pop(version.name, None)
+                    if last is not None:
+                        yield "DELETED", last
+                elif event.type != "BOOKMARK":
+                    found = self._read(version.name, event.object)
+                    if found is not None:
+                        yield event.type, found
+                self._version = version.resource_version
+
+    def _read(self, name: str, item: msgspec.Raw) -> Kind | None:
+        """The object, noted as known. One that cannot be read stays as it was known: it is not gone."""
+        try:
+            found: Kind | None = self._codec.decode(item)
+        except Invalid as error:
+            log.error("%s; it is left as it was last seen", error)
+            self._known.setdefault(name, None)
+            return None
+        self._known[name] = found
+        return found

@@ -6,8 +6,10 @@ gRPC itself.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,11 @@ import grpc.aio
 from google.protobuf import message_factory
 
 from millpond_csi.interceptors import UNLOCKED, VolumeLocks, on_the_wire
+
+GUARD_SECONDS = 5.0
+"""Between two looks whether the sockets are still there."""
+
+log = logging.getLogger("millpond.csi")
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 1 << 20),
@@ -80,3 +87,31 @@ class Server:
             return self.socket.stat().st_ino == self._inode
         except OSError:
             return False
+
+
+async def serve(servers: Sequence[Server], stopped: asyncio.Event, *, guard_seconds: float = GUARD_SECONDS) -> None:
+    """Start in order, see to it that the sockets stay, and when ``stopped`` stop in reverse order."""
+    try:
+        for server in servers:
+            await server.start()
+            log.info("serving on %s", server.socket)
+        while not stopped.is_set():
+            try:
+                await asyncio.wait_for(stopped.wait(), guard_seconds)
+            except TimeoutError:
+                await _restore(servers)
+    finally:
+        for server in reversed(servers):
+            await server.stop()
+
+
+async def _restore(servers: Sequence[Server]) -> None:
+    for server in servers:
+        if server.reachable():
+            continue
+        log.warning("%s is gone or someone else's: serving there anew", server.socket)
+        try:
+            await server.stop()
+            await server.start()
+        except (OSError, RuntimeError) as error:
+            log.error("cannot serve on %s: %s; trying again in a while", server.socket, error)

@@ -111,6 +111,12 @@ def uuid(*contexts: Mapping[str, str]) -> str:
     return value
 
 
+def check_context(value: str, context: Mapping[str, str]) -> None:
+    """Invalid when ``context`` belongs to another volume than the one with the uuid ``value``."""
+    if context.get(UUID_KEY, value) != value:
+        raise Invalid(f"volume_context names {UUID_KEY} {_shown(context[UUID_KEY])}, the volume's is {value}")
+
+
 def capability(value: Any) -> Capability:
     """A VolumeCapability. ``fs_type`` is ext4 when not said."""
     kind = value.WhichOneof("access_type")
@@ -161,7 +167,9 @@ def path(value: str, field: str, root: str) -> str:
         except FileNotFoundError:
             break
         except NotADirectoryError:
-            raise Invalid(f"{field} {_shown(value)} leads through {os.path.dirname(here)}, which is no folder") from None
+            raise Invalid(
+                f"{field} {_shown(value)} leads through {here.rpartition('/')[0]}, which is no folder"
+            ) from None
     return value
 
 

@@ -1,0 +1,151 @@
+"""What the controller makes of requests and of a VirtualVolume's state: pure decisions, and messages of the CSI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from millpond_core import names
+from millpond_core.errors import Invalid, MillpondError
+from millpond_core.model import ObjectMeta, VirtualVolume
+from millpond_core.model.virtualvolume import NodeReport, VirtualVolumeSpec
+from millpond_core.units import parse_quantity
+from millpond_csi.errors import AlreadyExists, NoRoom
+from millpond_csi.parameters import VolumeClass
+from millpond_csi.sizes import quantity
+from millpond_csi.stubs import csi
+from millpond_csi.validation import EPOCH_KEY, UUID_KEY
+from millpond_csi.waiting import Wait
+
+ANNOTATION_NAME = "millpond.io/requested-name"
+"""The name that the caller asked for, where it could not be the object's."""
+
+REFUSALS: dict[str, type[MillpondError]] = {"NoRoom": NoRoom, "Invalid": Invalid}
+"""Reasons of the condition Ready=False with which the master says that it will not place the volume as things are."""
+
+
+def wanted(volume_id: str, asked: VolumeClass, *, uuid: str, size: int, preferred: str, name: str) -> VirtualVolume:
+    """The VirtualVolume that a CreateVolume of ``name`` asks for: ``size`` bytes."""
+    annotations = {names.ANNOTATION_CLAIM: asked.claim} if asked.claim else {}
+    if name != volume_id:
+        annotations[ANNOTATION_NAME] = name
+    return VirtualVolume(
+        metadata=ObjectMeta(name=volume_id, annotations=annotations),
+        spec=VirtualVolumeSpec(
+            uuid=uuid,
+            size=quantity(size),
+            layout=asked.layout,
+            placement=msgspec.structs.replace(asked.placement, preferred_node=preferred),
+            rebuild=asked.rebuild,
+            on_failure=asked.on_failure,
+        ),
+    )
+
+
+def check_same(volume: VirtualVolume, asked: VolumeClass, required: int, limit: int) -> None:
+    """AlreadyExists when ``volume`` is not what the same CreateVolume would have made.
+
+    The preferred node does not count: a claim that is scheduled anew asks for another.
+    """
+    spec, size = volume.spec, parse_quantity(volume.spec.size)
+    differences = [
+        f"{field} is {have}, not {want}"
+        for field, have, want in (
+            ("layout.copies", spec.layout.copies, asked.layout.copies),
+            ("layout.stripes", spec.layout.stripes, asked.layout.stripes),
+            ("layout.stripeSize", spec.layout.stripe_size, asked.layout.stripe_size),
+            ("placement.pool", spec.placement.pool, asked.placement.pool),
+            ("placement.nodeSelector", spec.placement.node_selector, asked.placement.node_selector),
+            ("placement.spreadTopology", spec.placement.spread_topology, asked.placement.spread_topology),
+            ("rebuild", spec.rebuild, asked.rebuild),
+            ("onFailure", spec.on_failure, asked.on_failure),
+        )
+        if have != want
+    ]
+    if size < required or (limit and size > limit):
+        differences.append(f"its size is {size} bytes, asked were {required or 'any'} to {limit or 'any'}")
+    if differences:
+        raise AlreadyExists(f"volume {volume.metadata.name} exists and differs: {'; '.join(differences)}")
+
+
+def created(volume: VirtualVolume | None) -> VirtualVolume | Wait:
+    """The volume once a node could use it. Raises NoRoom or Invalid when the master refused to place it."""
+    if volume is None or volume.metadata.deletion_timestamp:
+        return Wait("a volume of that name is still being deleted")
+    if volume.status.phase in ("Ready", "Degraded"):
+        return volume
+    if (refused := refusal(volume)) is not None:
+        raise refused
+    return Wait(volume.status.message or f"its phase is {volume.status.phase}: is the operator running?")
+
+
+def refusal(volume: VirtualVolume) -> MillpondError | None:
+    """Why the master does not place ``volume``; None: it has not said so, or has placed it since."""
+    if volume.status.mapping.generation or volume.status.phase != "Pending":
+        return None
+    for condition in volume.status.conditions:
+        if condition.type == "Ready" and condition.status == "False" and condition.reason in REFUSALS:
+            return REFUSALS[condition.reason](condition.message or volume.status.message or "no devices can take it")
+    return None
+
+
+def report(volume: VirtualVolume, node: str) -> NodeReport | None:
+    """What ``node`` says about ``volume``."""
+    return next((entry for entry in volume.status.nodes if entry.node == node), None)
+
+
+def attached(volume: VirtualVolume, node: str) -> VirtualVolume | Wait:
+    """The volume once its front is there on ``node``, under the epoch in force."""
+    at, said = volume.status.attachment, report(volume, node)
+    if at.node != node:
+        before = f"it is still being detached from {at.node}" if at.node else "the master has not attached it yet"
+        return Wait(f"{before}{_because(volume.status.message)}")
+    if said is None or said.epoch != at.epoch or said.front != "Active":
+        return Wait(
+            f"node {node} is assembling it under epoch {at.epoch}"
+            f"{_because((said.message if said else '') or volume.status.message)}"
+        )
+    return volume
+
+
+def detached(volume: VirtualVolume | None, node: str) -> bool | Wait:
+    """True once ``node`` has nothing of the volume's assembly any more, by its word and the master's."""
+    if volume is None:
+        return True
+    at, said = volume.status.attachment, report(volume, node)
+    if at.node == node:
+        return Wait(
+            f"node {node} is taking it down, epoch {at.epoch}"
+            f"{_because((said.message if said else '') or volume.status.message)}"
+        )
+    return True
+
+
+def leg_nodes(volume: VirtualVolume) -> list[str]:
+    """Nodes with a leg that is to stay, in order."""
+    return sorted({leg.node for leg in volume.status.mapping.legs if not leg.releasing and leg.state != "Failed"})
+
+
+def topology(node: str) -> Any:
+    """The topology segment of ``node``."""
+    return csi.Topology(segments={names.TOPOLOGY_KEY: node})
+
+
+def message(volume: VirtualVolume, *, leg_nodes_only: bool = False) -> Any:
+    """The CSI's Volume."""
+    return csi.Volume(
+        volume_id=volume.metadata.name,
+        capacity_bytes=volume.status.size_bytes or parse_quantity(volume.spec.size),
+        volume_context={UUID_KEY: volume.spec.uuid},
+        accessible_topology=[topology(node) for node in leg_nodes(volume)] if leg_nodes_only else [],
+    )
+
+
+def publish_context(volume: VirtualVolume) -> dict[str, str]:
+    """What the node needs to know to stage the volume."""
+    return {UUID_KEY: volume.spec.uuid, EPOCH_KEY: str(volume.status.attachment.epoch)}
+
+
+def _because(message: str) -> str:
+    return f" ({message})" if message else ""

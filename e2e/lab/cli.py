@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import cluster, components, kernels, report
+from lab import cluster, components, images, kernels, report
 from lab.errors import LabError
 from lab.guest import Guest, run_in_guest
 
@@ -42,7 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--disks", type=int, default=2, help="NVMe disks of each node (default 2)")
     up.add_argument("--disk-size", type=int, default=2048, metavar="MIB", help="of each, sparse (default 2048)")
     up.add_argument("--memory", type=int, default=1536, metavar="MIB", help="of each node (default 1536)")
-    up.add_argument("--image", type=Path, action="append", default=[], help="an OCI archive to bake in (repeatable)")
+    up.add_argument(
+        "--image", type=Path, action="append", default=[], help="a further OCI archive to bake in (repeatable)"
+    )
+    up.add_argument("--bare", action="store_true", help="without Millpond's own image")
     up.set_defaults(run=_up)
 
     down = commands.add_parser("down", help="end everything of a lab and remove its folder")
@@ -69,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     _name(kubectl)
     kubectl.add_argument("argv", nargs=argparse.REMAINDER)
     kubectl.set_defaults(run=_kubectl)
+
+    images_parser = commands.add_parser("images", help="build Millpond's container image, print the archive's path")
+    images_parser.set_defaults(run=_images)
 
     load = commands.add_parser("load-image", help="import an OCI archive into the running nodes")
     _name(load)
@@ -119,7 +125,7 @@ def _up(arguments: argparse.Namespace) -> int:
         disks=arguments.disks,
         disk_mib=arguments.disk_size,
         mib=arguments.memory,
-        archives=arguments.image,
+        archives=[*([] if arguments.bare else [images.millpond()]), *arguments.image],
     )
     print(report.status(lab))
     return 0
@@ -127,6 +133,11 @@ def _up(arguments: argparse.Namespace) -> int:
 
 def _down(arguments: argparse.Namespace) -> int:
     cluster.down(arguments.name)
+    return 0
+
+
+def _images(_: argparse.Namespace) -> int:
+    print(images.millpond())
     return 0
 
 

@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import cache, debian, kernels, packages, paths, processes, seed
+from lab import cache, debian, kernels, paths, processes, seed, wheels
 from lab.command import isolated, run, tail
 from lab.errors import LabError
 from lab.progress import step
@@ -123,19 +123,15 @@ def python_library() -> Path:
 
     def build(scratch: Path) -> None:
         with step("Fetching the kernel tier's Python packages", usually=15):
-            packages.ensure_pip()
             target = scratch / "library"
-            argv: list[str | Path] = [sys.executable, "-m", "pip", "install", "--quiet", "--target", target]
-            argv += ["--python-version", "3.11", "--implementation", "cp", "--only-binary=:all:"]
-            argv += ["--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64"]
-            run([*argv, "-r", REQUIREMENTS], seconds=600, next_step="does pip work on this machine?")
+            wheels.library(REQUIREMENTS, target)
             compile_all = f"mount --bind {target} {system}/mnt && chroot {system} python3 -m compileall"
             run(isolated(["sh", "-c", f"{compile_all} -q -s /mnt -p {LIBRARY} /mnt"]), seconds=300)
             debian.make_ext4(scratch / "library.img", target, gib=0.5)
             cache.remove(target)
 
     system = debian.root() / "root"
-    key = cache.key(REQUIREMENTS, system.parent.name, "1")
+    key = cache.key(REQUIREMENTS, wheels.pins(), system.parent.name, "2")
     return cache.entry("guest-python", key, build) / "library.img"
 
 

@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import cache, components, debian, oci, packages, processes
+from lab import cache, components, debian, oci, packages, paths, processes, wheels
 from lab.api import wait_for
 from lab.command import isolated, run
 from lab.progress import step
 
 PAUSE = "localhost/pause:lab"
 BASE = "localhost/millpond-base:lab"
+MILLPOND = "localhost/millpond:lab"
 SIDECARS = {
     "csi-provisioner": "localhost/csi-provisioner:lab",
     "csi-attacher": "localhost/csi-attacher:lab",
@@ -64,6 +65,34 @@ def base() -> Path:
     return cache.entry("images", "base-" + cache.key(*BASE_PACKAGES, *map(str, lines), BASE, "1"), build) / "image.tar"
 
 
+def millpond() -> Path:
+    """The archive of our own image, built by buildah from the ``Containerfile`` and the work tree as it is now."""
+    foundation, dependencies, ours = base(), wheels.runtime(), wheels.own()
+    containerfile = paths.REPOSITORY / "Containerfile"
+
+    def build(scratch: Path) -> None:
+        packages.ensure("buildah", "unshare")
+        context = scratch / "context"
+        shutil.copytree(dependencies, context / "wheels")
+        shutil.copytree(ours, context / "wheels", dirs_exist_ok=True)
+        (wheel,) = ours.glob("*.whl")
+        log = paths.cache() / "logs" / "buildah.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        buildah: list[str | Path] = ["buildah", "--root", scratch / "storage", "--runroot", scratch / "run"]
+        buildah += ["--storage-driver", "vfs"]
+        arguments = [f"--build-arg=BASE=oci-archive:{foundation}", f"--build-arg=VERSION={wheel.name.split('-')[1]}"]
+        with step("Building our container image", usually=40):
+            argv = [*buildah, "build", "--isolation=chroot", "--tag", MILLPOND, *arguments]
+            run(isolated([*argv, "--file", containerfile, context]), seconds=900, log=log)
+            push = [*buildah, "push", "--disable-compression", MILLPOND, f"oci-archive:{scratch}/image.tar:{MILLPOND}"]
+            run(isolated(push), seconds=300, log=log)
+        for left in ("context", "storage", "run"):
+            cache.remove(scratch / left)
+
+    key = cache.key(containerfile, foundation.parent.name, dependencies.name, ours.name, MILLPOND, "1")
+    return cache.entry("images", f"millpond-{key}", build) / "image.tar"
+
+
 def store(archives: Sequence[Path]) -> Path:
     """A disk image for ``/var/lib/containerd`` that holds those images, unpacked."""
     programs = components.ensure_all(["containerd", "ctr"])
@@ -90,7 +119,9 @@ def _import(programs: dict[str, Path], archives: Sequence[Path], root: Path) -> 
             f'[grpc]\naddress = "{folder}/socket"\n'
         )
         ctr: list[str | Path] = [programs["ctr"], "-a", folder / "socket", "-n", NAMESPACE]
-        daemon = processes.start(isolated([programs["containerd"], "-c", config]), folder, "containerd", with_us=True)
+        # A mount namespace of its own: whatever it mounts while unpacking goes with it.
+        argv: list[str | Path] = ["unshare", "--mount", programs["containerd"], "-c", config]
+        daemon = processes.start(argv, folder, "containerd", with_us=True)
         try:
             wait_for(lambda: run([*ctr, "version"], seconds=10) != "", "containerd answers", seconds=30)
             for archive in archives:

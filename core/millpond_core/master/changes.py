@@ -1,0 +1,197 @@
+"""Which legs a volume should have next: what to replace, to take back, to give up; and the commit that does it.
+
+Every change after the first mapping goes through a quiescence. What is ready is computed anew when all are still, so
+that a second failure inside a running quiescence is taken in by it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from millpond_core import quiesce
+from millpond_core.instants import parse
+from millpond_core.master import volumes as v
+from millpond_core.master.world import World
+from millpond_core.model import Quiescence, VirtualVolume
+from millpond_core.model.quiescence import Reason
+from millpond_core.model.virtualvolume import Leg
+
+MAX_LEGS = 8
+MAX_SPARES = 4
+"""What the schema has room for."""
+
+STORM_SECONDS = 600.0
+"""A leg that came back and was lost again within this time is taken back with a growing pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A volume's legs, sorted by what is to become of them."""
+
+    kept: tuple[Leg, ...]
+    """Part of the volume, and to stay: in reach, or within the grace period."""
+    lost: tuple[tuple[Leg, v.Loss], ...]
+    """Out of reach for longer than the grace period."""
+    absent: tuple[tuple[Leg, v.Loss], ...]
+    """Of ``kept``: out of reach, may still come back."""
+    leaving: tuple[Leg, ...]
+    """In reach, but their device is to be emptied."""
+    spares: tuple[Leg, ...]
+    """Live spares."""
+    dead_spares: tuple[Leg, ...]
+    """Spares that are out of reach themselves."""
+    missing: int
+    """Legs that ``kept`` lacks of the copies asked for; negative: there are too many."""
+    grace_ends: float | None
+    """When the next absent leg is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one commit does to a volume's legs, by id."""
+
+    reason: Reason
+    retire: tuple[str, ...] = ()
+    adopt: tuple[str, ...] = ()
+    rejoin: tuple[str, ...] = ()
+    why: str = ""
+
+
+def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
+    """Sort the legs."""
+    kept, lost, absent, leaving = [], [], [], []
+    ends = []
+    grace = volume.spec.on_failure.grace_period_seconds
+    for leg in v.legs(volume):
+        loss = v.loss(world, volume, leg)
+        if leg.state == "Failed" or (loss and now >= loss.since + grace):
+            lost.append((leg, loss or v.Loss(math.inf, f"leg {leg.id} has failed")))
+        elif loss:
+            kept.append(leg)
+            absent.append((leg, loss))
+            ends += [loss.since + grace] if math.isfinite(loss.since) else []
+        elif v.leaving(world, leg):
+            leaving.append(leg)
+        else:
+            kept.append(leg)
+    dead = [spare for spare in v.spares(volume) if v.loss(world, volume, spare) or v.leaving(world, spare)]
+    return Outlook(
+        kept=tuple(kept),
+        lost=tuple(lost),
+        absent=tuple(absent),
+        leaving=tuple(leaving),
+        spares=tuple(spare for spare in v.spares(volume) if spare not in dead),
+        dead_spares=tuple(dead),
+        missing=volume.spec.layout.copies - len(kept),
+        grace_ends=min(ends, default=None),
+    )
+
+
+def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
+    """The change that could be committed now; None: there is none."""
+    if volume.status.mapping.generation == 0 or volume.metadata.deletion_timestamp:
+        return None
+    sources = v.in_reach(world, volume)
+    if not sources:
+        return None  # nothing could be copied from; the legs stay as they are, one may come back
+    look = outlook(world, volume, now)
+    room = MAX_LEGS - len(volume.status.mapping.legs)
+    adopt = [spare for spare in look.spares if v.served(world, volume, spare)][: max(min(look.missing, room), 0)]
+    unfilled = max(look.missing - len(adopt), 0)
+    # A lost leg without a replacement stays: it may still come back.
+    retire = [leg for leg, _ in look.lost][: max(len(look.lost) - unfilled, 0)]
+    losses = [loss for leg, loss in look.lost if leg in retire]
+    good = [leg for leg in look.kept if leg.state == "InSync" and leg in sources]
+    if len(good) >= volume.spec.layout.copies:
+        retire += look.leaving
+        retire += _surplus(look, good, volume.spec.layout.copies)
+    if not any(leg not in retire for leg in sources):
+        return None
+    absent = {leg.id for leg, _ in look.absent}
+    rejoin = [
+        leg for leg in look.kept if leg.state == "Stale" and leg.id not in absent and v.served(world, volume, leg)
+    ]
+    if not (retire or adopt or rejoin):
+        return None
+    reason: Reason = "Reconfigure"
+    if losses:
+        reason = "NodeFailed" if losses[0].node_failed else "DeviceFailed"
+    return Change(
+        reason=reason,
+        retire=tuple(leg.id for leg in retire),
+        adopt=tuple(leg.id for leg in adopt),
+        rejoin=tuple(leg.id for leg in rejoin),
+        why=_why(volume, losses, retire, adopt, rejoin),
+    )
+
+
+def operations(volume: VirtualVolume, change: Change) -> list[dict[str, Any]]:
+    """The commit of generation N+1 as a JSON Patch, with tests for everything it was decided from."""
+    touched = {*change.retire, *change.rejoin}
+    legs = []
+    for leg in volume.status.mapping.legs:
+        if leg.id in change.retire:
+            legs.append(msgspec.structs.replace(leg, state="Failed", releasing=True))
+        elif leg.id in change.rejoin:
+            legs.append(msgspec.structs.replace(leg, state="Rebuilding"))
+        else:
+            legs.append(leg)
+    legs += [spare for spare in volume.status.spares if spare.id in change.adopt]
+    tests = v.record_tests(volume, [leg for leg in volume.status.mapping.legs if leg.id in touched])
+    changes = v.put_legs(volume, legs, commit=True)
+    if change.adopt:
+        tests += v.spare_tests(volume)
+        left = [spare for spare in volume.status.spares if spare.id not in change.adopt]
+        changes.append(v.put("/status/spares", left))
+    return [*tests, *changes]
+
+
+def pause(world: World, volume: VirtualVolume, change: Change) -> float:
+    """When the next quiescence for a volume may begin (seconds since the epoch): after failed ones, and after
+    takings-back that did not last, the pause grows. Told from the quiescences that are kept.
+    """
+    name = volume.metadata.name
+    over = [(_ended(q), q) for q in world.quiescences.values() if name in q.status.volumes and _ended(q)]
+    over.sort(key=lambda pair: pair[0], reverse=True)
+    aborted = 0
+    for _, q in over:
+        if q.status.phase != "Aborted":
+            break
+        aborted += 1
+    last = over[0][0] if over else 0.0
+    until = last + quiesce.backoff_seconds(aborted)
+    if change.rejoin and not change.retire:
+        again = [at for at, q in over if q.spec.reason == "Reconfigure" and at > last - STORM_SECONDS]
+        until = max(until, last + quiesce.backoff_seconds(len(again)))
+    return until if over else 0.0
+
+
+def _ended(q: Quiescence) -> float:
+    """When a quiescence was over; 0: it is not."""
+    if q.status.phase not in quiesce.OVER:
+        return 0.0
+    return next((parse(e.at) or 0.0 for e in reversed(q.status.timeline) if e.phase == q.status.phase), 0.0)
+
+
+def _surplus(look: Outlook, good: list[Leg], copies: int) -> list[Leg]:
+    """Legs beyond the copies asked for: first those that are not in sync, then the latest."""
+    too_many = max(len(look.kept) - copies, 0)
+    order = [leg for leg in look.kept if leg not in good] + list(reversed(good))
+    return order[:too_many]
+
+
+def _why(volume: VirtualVolume, losses: list[v.Loss], retire: list[Leg], adopt: list[Leg], rejoin: list[Leg]) -> str:
+    said = []
+    if losses:
+        said.append(losses[0].why)
+    elif retire:
+        said.append(f"leg {', '.join(leg.id for leg in retire)} leaves")
+    if adopt:
+        said.append(f"spare {', '.join(f'{leg.id} on {leg.node}' for leg in adopt)} is ready")
+    if rejoin:
+        said.append(f"leg {', '.join(f'{leg.id} on {leg.node}' for leg in rejoin)} is back")
+    return f"{volume.metadata.name}: {'; '.join(said)}"

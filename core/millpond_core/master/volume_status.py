@@ -1,0 +1,198 @@
+"""What a volume's status says: phase, copies, conditions, and one sentence for people.
+
+Ready        usable as it is now; kubectl wait --for=condition=Ready
+Progressing  something is under way that ends by itself
+Degraded     fewer copies in reach than asked for
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from millpond_core import names
+from millpond_core.errors import Invalid
+from millpond_core.instants import clock, span
+from millpond_core.machine import USABLE
+from millpond_core.master import changes, conditions
+from millpond_core.master import volumes as v
+from millpond_core.master.conditions import Says
+from millpond_core.master.steps import Act, Apply, Decision, Notice, Refuse, Wait
+from millpond_core.master.world import World
+from millpond_core.model import VirtualVolume
+from millpond_core.model.virtualvolume import ClaimRef, Leg, Progress, VirtualVolumeStatus, VolumePhase
+from millpond_core.units import format_bytes
+
+
+def decide(world: World, volume: VirtualVolume, decision: Decision, now: float) -> Act | None:
+    """Apply the status when it is not what it should be; with Events for what people would want to be told."""
+    fields = status(world, volume, decision, now)
+    if volume.status.observed_generation and conditions.applied(volume.status, fields):
+        return None
+    step = Apply(VirtualVolume, volume.metadata.name, conditions.partial(VirtualVolumeStatus, fields))
+    return Act(step, "", tuple(_notices(volume, fields)))
+
+
+def status(world: World, volume: VirtualVolume, decision: Decision, now: float) -> dict[str, Any]:
+    """The master's part of the status, by the struct's names."""
+    phase = v.phase(world, volume)
+    copies = f"{len(v.in_reach(world, volume))}/{volume.spec.layout.copies}" if volume.status.mapping.generation else ""
+    says, message = _says(world, volume, phase, decision, now)
+    return {
+        "observed_generation": max(volume.metadata.generation, 1),
+        "phase": phase,
+        "copies": copies,
+        "size_bytes": _size(volume),
+        "claim_ref": _claim(volume),
+        "message": message,
+        "conditions": conditions.conditions(
+            volume.status.conditions, says, now=now, generation=volume.metadata.generation
+        ),
+    }
+
+
+def _says(
+    world: World, volume: VirtualVolume, phase: VolumePhase, decision: Decision, now: float
+) -> tuple[list[Says], str]:
+    usable = phase in USABLE
+    degraded = _degraded(world, volume, phase, now)
+    under_way = _under_way(world, volume, phase, decision)
+    reason, message = "", ""
+    if isinstance(decision, Refuse):
+        reason, message = decision.category, decision.message
+    elif isinstance(decision, Wait):
+        reason, message = decision.reason, decision.message
+    if usable and degraded:
+        extra = decision.message if isinstance(decision, Wait) and decision.reason not in ("", "Quiescing") else ""
+        message = "; ".join(part for part in (degraded, extra) if part)
+    elif not message:
+        message = under_way or ""
+    if phase == "Faulted" and not isinstance(decision, Refuse):
+        reason, message = "NoCopyInReach", _unreachable(world, volume)
+    ready = Says("Ready", usable, ("Degraded" if degraded else "AllCopies") if usable else reason or phase, message)
+    progressing = Says("Progressing", bool(under_way), reason or phase if under_way else "Settled", under_way)
+    short = Says("Degraded", bool(degraded), "FewerCopies" if degraded else "AllCopies", degraded)
+    return [ready, progressing, short], message
+
+
+def _degraded(world: World, volume: VirtualVolume, phase: VolumePhase, now: float) -> str:
+    """What each leg that is not in sync is about, and until when; empty: nothing is missing."""
+    if phase not in ("Degraded", "Faulted") or not volume.status.mapping.generation:
+        return ""
+    look = changes.outlook(world, volume, now)
+    absent = {leg.id: loss for leg, loss in (*look.absent, *look.lost)}
+    grace = volume.spec.on_failure.grace_period_seconds
+    said = []
+    for leg in v.legs(volume):
+        loss = absent.get(leg.id)
+        if loss and leg in look.kept:
+            until = f"until {clock(loss.since + grace)}" if math.isfinite(loss.since) else f"for {span(grace)}"
+            said.append(f"leg {leg.id} lost{loss.when()}: {loss.why}; waits for it {until}, then takes a spare")
+        elif loss:
+            said.append(f"leg {leg.id} lost{loss.when()}: {loss.why}; {_replacing(look)}")
+        elif leg.state == "Rebuilding":
+            said.append(f"leg {leg.id} on {leg.node} {_rebuilding(volume, leg)}")
+        elif leg.state == "Stale":
+            said.append(f"leg {leg.id} on {leg.node} is back, to be taken in again")
+    if not said and look.missing > 0:
+        said.append(f"{look.missing} leg(s) missing; {_replacing(look)}")
+    return "; ".join(said)
+
+
+def _replacing(look: changes.Outlook) -> str:
+    if not look.spares:
+        return "no spare yet"
+    return f"spare {', '.join(f'{spare.id} on {spare.node}' for spare in look.spares)} takes its place"
+
+
+def _rebuilding(volume: VirtualVolume, leg: Leg) -> str:
+    progress = _progress(volume, leg)
+    if not volume.status.attachment.node:
+        return "is rebuilt when the volume is attached"
+    if progress is None or not progress.total_bytes:
+        return "is about to be rebuilt"
+    percent = 100 * progress.done_bytes // progress.total_bytes
+    text = f"rebuilding{' what it missed' if progress.kind == 'Delta' else ''}, {percent - percent % 5}%"
+    if progress.halted:
+        return f"{text}, halted by a quiescence"
+    if progress.rate > 0:
+        left = (progress.total_bytes - progress.done_bytes) / progress.rate
+        text += f", ~{span(max(10.0, left - left % 10) if left < 100 else left)}"
+    return text
+
+
+def _progress(volume: VirtualVolume, leg: Leg) -> Progress | None:
+    said = v.report(volume, volume.status.attachment.node)
+    return next((one for one in said.progress if one.leg == leg.id), None) if said else None
+
+
+def _under_way(world: World, volume: VirtualVolume, phase: VolumePhase, decision: Decision) -> str:
+    """What ends by itself; empty: nothing is under way."""
+    if phase == "Deleting":
+        return decision.message if isinstance(decision, Wait) else "is being deleted"
+    if phase == "Preparing":
+        left = [leg for leg in v.legs(volume) if not v.prepared(volume, leg)]
+        where = "; ".join(_preparing(world, volume, leg) for leg in left)
+        return f"waits for its legs to be zeroed: {where}" if left else "its legs are prepared"
+    if phase == "Pending" and isinstance(decision, Act):
+        return "is being allocated"
+    wanted, at = volume.spec.attachment.node, volume.status.attachment
+    said = v.report(volume, at.node) if at.node else None
+    if wanted != at.node:
+        return (f"is being detached from {at.node}" if at.node else f"is being attached to {wanted}") + (
+            f": {decision.message}" if isinstance(decision, Wait) and decision.message else ""
+        )
+    if at.node and (said is None or said.epoch < at.epoch or said.front == "None"):
+        return f"{at.node} assembles it" + (f": {said.message}" if said and said.message else "")
+    rebuilding = [leg for leg in v.legs(volume) if leg.state == "Rebuilding"] if at.node else []
+    if rebuilding:
+        return "; ".join(f"leg {leg.id} on {leg.node} {_rebuilding(volume, leg)}" for leg in rebuilding)
+    if v.spares(volume):
+        return f"spare {', '.join(spare.id for spare in v.spares(volume))} is being prepared"
+    return ""
+
+
+def _preparing(world: World, volume: VirtualVolume, leg: Leg) -> str:
+    loss, said = v.loss(world, volume, leg), v.leg_report(volume, leg)
+    more = loss.why if loss else said.message if said else ""
+    return f"{leg.id} on {leg.node}{f' ({more})' if more else ''}"
+
+
+def _unreachable(world: World, volume: VirtualVolume) -> str:
+    told = []
+    for leg in v.legs(volume):
+        loss = v.loss(world, volume, leg)
+        told.append(f"leg {leg.id} ({leg.state}): {loss.why}" if loss else f"leg {leg.id} on {leg.node} is {leg.state}")
+    return f"no leg in sync is in reach, reads and writes wait: {'; '.join(told)}"
+
+
+def _size(volume: VirtualVolume) -> int:
+    if volume.status.mapping.generation and volume.status.size_bytes:
+        return volume.status.size_bytes
+    try:
+        return v.size_bytes(volume)
+    except Invalid:
+        return 0
+
+
+def _claim(volume: VirtualVolume) -> ClaimRef | None:
+    namespace, _, name = volume.metadata.annotations.get(names.ANNOTATION_CLAIM, "").partition("/")
+    return ClaimRef(namespace=namespace, name=name) if name else None
+
+
+def _notices(volume: VirtualVolume, fields: dict[str, Any]) -> list[Notice]:
+    """An Event for a phase that people should know of, and for a new reason why nothing can be done."""
+    before, phase, message = volume.status.phase, fields["phase"], fields["message"]
+    if phase != before:
+        match phase:
+            case "Ready":
+                return [Notice("Ready", f"{format_bytes(fields['size_bytes'])}, copies {fields['copies']}")]
+            case "Degraded" | "Faulted":
+                return [Notice(phase, message or phase, warning=True)]
+    was, ready = (conditions.find(there, "Ready") for there in (volume.status.conditions, fields["conditions"]))
+    stuck = ("NoRoom", "Invalid", "MappingLost")
+    if ready and ready.reason in stuck and (was is None or was.reason != ready.reason):
+        return [Notice(ready.reason, message, warning=True)]
+    if "no spare can be placed" in message and "no spare can be placed" not in volume.status.message:
+        return [Notice("NoRoom", message, warning=True)]
+    return []

@@ -1,0 +1,225 @@
+"""All that is known of the four kinds, and what follows from it: usage of devices, who concerns whom.
+
+A plain data structure. Whoever feeds it puts what the API server said; an older version of an object than the one known
+is ignored, so that events and answers to our own writes may come in any order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from millpond_core.allocator import Run, Space, free_runs
+from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model.virtualvolume import Leg
+from millpond_core.units import UNIT_BYTES
+
+Object = StorageNode | StorageDevice | VirtualVolume | Quiescence
+Known = TypeVar("Known", StorageNode, StorageDevice, VirtualVolume, Quiescence)
+KINDS: tuple[type[Object], ...] = (StorageNode, StorageDevice, VirtualVolume, Quiescence)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the master makes of a node's silence (``nodes.judge``)."""
+
+    state: Literal["Ready", "StateManagerDown", "Failed"] = "Ready"
+    since: float = 0.0
+    message: str = ""
+
+
+class World:
+    """See the module."""
+
+    def __init__(self, objects: Iterable[Object] = ()) -> None:
+        self.nodes: dict[str, StorageNode] = {}
+        self.devices: dict[str, StorageDevice] = {}
+        self.volumes: dict[str, VirtualVolume] = {}
+        self.quiescences: dict[str, Quiescence] = {}
+        self._objects: dict[type[Object], dict[str, Any]] = {
+            StorageNode: self.nodes,
+            StorageDevice: self.devices,
+            VirtualVolume: self.volumes,
+            Quiescence: self.quiescences,
+        }
+        self.health: Mapping[str, Health] = {}
+        self._gone: dict[tuple[str, str], str] = {}
+        self._runs: dict[str, dict[str, list[Run]]] = defaultdict(dict)
+        """By device uuid and volume: the extents in use, being released, or spare."""
+        self._legs: dict[str, int] = defaultdict(int)
+        self._at: dict[str, set[str]] = defaultdict(set)
+        """By node: the volumes that concern it."""
+        self._uuids: dict[str, str] = {}
+        for obj in objects:
+            self.put(obj)
+
+    # --- feeding ---
+
+    def put(self, obj: Object) -> bool:
+        """Take in a version of an object. False when a newer one is known, or that very object is gone."""
+        kept = self._objects[type(obj)]
+        name = obj.metadata.name
+        known = kept.get(name)
+        if self._gone.get((type(obj).__name__, name)) == obj.metadata.uid and obj.metadata.uid:
+            return False
+        if known is not None and not _newer(obj, known):
+            return False
+        if known is not None:
+            self._forget(known)
+        kept[name] = obj
+        self._learn(obj)
+        return known != obj
+
+    def remove(self, obj: Object) -> bool:
+        """An object is gone for good. False when it was not known, or another of its name is there."""
+        kept = self._objects[type(obj)]
+        name = obj.metadata.name
+        known = kept.get(name)
+        self._gone[type(obj).__name__, name] = obj.metadata.uid
+        if known is None or known.metadata.uid != obj.metadata.uid:
+            return False
+        del kept[name]
+        self._forget(known)
+        return True
+
+    def replace(self, kind: type[Known], objects: Iterable[Known]) -> list[Known]:
+        """Take in a complete list; returns what is gone."""
+        there = {obj.metadata.name: obj for obj in objects}
+        gone: list[Known] = [obj for name, obj in self._objects[kind].items() if name not in there]
+        for obj in gone:
+            self.remove(obj)
+        for obj in there.values():
+            self.put(obj)
+        return gone
+
+    def get(self, kind: type[Object], name: str) -> Object | None:
+        """The version known of one object."""
+        found: Object | None = self._objects[kind].get(name)
+        return found
+
+    def all(self) -> Iterator[Object]:
+        """Every object of every kind."""
+        for kind in KINDS:
+            yield from list(self._objects[kind].values())
+
+    # --- what follows ---
+
+    def device(self, uuid: str) -> StorageDevice | None:
+        """The StorageDevice whose disk has this identity."""
+        return self.devices.get(self._uuids.get(uuid, ""))
+
+    def devices_of(self, leg: Leg) -> list[StorageDevice]:
+        """The devices under a leg, as far as they are known; one each."""
+        found = (self.device(uuid) for uuid in dict.fromkeys(extent.device_uuid for extent in leg.extents))
+        return [device for device in found if device is not None]
+
+    def used(self, uuid: str) -> list[Run]:
+        """Runs of units of a device that mappings, spares and legs being released hold."""
+        return [run for runs in self._runs.get(uuid, {}).values() for run in runs]
+
+    def legs_on(self, uuid: str) -> int:
+        """How many legs have an extent on a device."""
+        return self._legs.get(uuid, 0)
+
+    def volumes_on(self, uuid: str) -> set[str]:
+        """Names of the volumes with an extent on a device."""
+        return set(self._runs.get(uuid, ()))
+
+    def volumes_at(self, node: str) -> set[str]:
+        """Names of the volumes with a leg, a spare or an attachment on a node."""
+        return set(self._at.get(node, ()))
+
+    def state_of(self, node: str) -> Health:
+        """A node's health; one that nothing is known of is down, not failed."""
+        if node not in self.nodes:
+            return Health("StateManagerDown", message=f"there is no StorageNode {node}")
+        return self.health.get(node, Health())
+
+    def spaces(self) -> list[Space]:
+        """The devices as the allocator sees them."""
+        found = []
+        for device in self.devices.values():
+            seen = device.status.observation
+            node = self.nodes.get(device.spec.node_name)
+            capacity = seen.capacity_bytes // UNIT_BYTES
+            free = free_runs(capacity, self.used(seen.device_uuid)) if seen.device_uuid else ()
+            found.append(
+                Space(
+                    name=device.metadata.name,
+                    uuid=seen.device_uuid,
+                    node=device.spec.node_name,
+                    pool=device.spec.pool,
+                    free=free,
+                    legs=self.legs_on(seen.device_uuid),
+                    unfit=self.unfit(device),
+                    labels=node.metadata.labels if node else {},
+                )
+            )
+        return found
+
+    def unfit(self, device: StorageDevice) -> str:
+        """Why no leg may be placed on a device; empty: it may."""
+        seen, node = device.status.observation, self.nodes.get(device.spec.node_name)
+        if device.metadata.deletion_timestamp:
+            return "is being deleted"
+        if device.spec.desired_state != "InService":
+            return f"desiredState is {device.spec.desired_state}"
+        if node is None:
+            return f"there is no StorageNode {device.spec.node_name}"
+        if node.spec.unschedulable:
+            return "its node is unschedulable"
+        if node.spec.maintenance.mode != "None":
+            return "its node is in maintenance"
+        health = self.state_of(device.spec.node_name)
+        if health.state != "Ready":
+            return f"its node is {health.state}"
+        if seen.state != "Claimed" or not seen.device_uuid:
+            return f"not online ({seen.state}{': ' + seen.message if seen.message else ''})"
+        return ""
+
+    # --- inside ---
+
+    def _learn(self, obj: Object) -> None:
+        if isinstance(obj, StorageDevice) and obj.status.observation.device_uuid:
+            self._uuids[obj.status.observation.device_uuid] = obj.metadata.name
+        if not isinstance(obj, VirtualVolume):
+            return
+        name = obj.metadata.name
+        for node in concerned(obj):
+            self._at[node].add(name)
+        for leg in (*obj.status.mapping.legs, *obj.status.spares):
+            for uuid in {extent.device_uuid for extent in leg.extents}:
+                self._legs[uuid] += 1
+            for extent in leg.extents:
+                self._runs[extent.device_uuid].setdefault(name, []).append((extent.start, extent.length))
+
+    def _forget(self, obj: Object) -> None:
+        if isinstance(obj, StorageDevice):
+            uuid = obj.status.observation.device_uuid
+            if self._uuids.get(uuid) == obj.metadata.name:
+                del self._uuids[uuid]
+        if not isinstance(obj, VirtualVolume):
+            return
+        name = obj.metadata.name
+        for node in concerned(obj):
+            self._at[node].discard(name)
+        for leg in (*obj.status.mapping.legs, *obj.status.spares):
+            for uuid in {extent.device_uuid for extent in leg.extents}:
+                self._legs[uuid] -= 1
+                self._runs[uuid].pop(name, None)
+
+
+def concerned(volume: VirtualVolume) -> set[str]:
+    """Nodes that have a part in a volume: leg nodes, spares' nodes, the attach node."""
+    nodes = {leg.node for leg in (*volume.status.mapping.legs, *volume.status.spares)}
+    return nodes | ({volume.status.attachment.node} - {""})
+
+
+def _newer(obj: Object, known: Object) -> bool:
+    """Whether ``obj`` is to replace ``known``. Resource versions of one kind are ordered (KEP-5504)."""
+    new, old = obj.metadata.resource_version, known.metadata.resource_version
+    if obj.metadata.uid != known.metadata.uid or not (new.isdecimal() and old.isdecimal()):
+        return True
+    return int(new) >= int(old)

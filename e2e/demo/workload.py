@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -203,7 +204,9 @@ def namespace(name: str) -> Object:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
 
 
-def storage_class(name: str = CLASS, *, copies: int = 2, grace: int = 5, **parameters: str) -> Object:
+def storage_class(
+    name: str = CLASS, *, copies: int = 2, grace: int = 5, parameters: Mapping[str, str] | None = None
+) -> Object:
     """A StorageClass like ``millpond-mirrored`` that replaces a lost leg after ``grace`` seconds."""
     return {
         "apiVersion": "storage.k8s.io/v1",
@@ -212,5 +215,5 @@ def storage_class(name: str = CLASS, *, copies: int = 2, grace: int = 5, **param
         "provisioner": "csi.millpond.io",
         "volumeBindingMode": "WaitForFirstConsumer",
         "reclaimPolicy": "Delete",
-        "parameters": {"copies": str(copies), "gracePeriodSeconds": str(grace), **parameters},
+        "parameters": {"copies": str(copies), "gracePeriodSeconds": str(grace), **(parameters or {})},
     }

@@ -1,0 +1,77 @@
+"""One cluster for a whole session of tests: booted for the first test that asks, taken down after the last.
+
+``MILLPOND_LAB=<name>`` uses a lab that is up and has Millpond installed (``KEEP=1 make demo``), and leaves it up.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from demo import install
+from demo.cluster import Cluster
+from demo.errors import DemoError
+from demo.faults import Faults, LabFaults
+from demo.workload import Workload
+from lab import cluster as lab_cluster
+from lab import components, images, kernels
+from lab.errors import LabError
+
+MakeWorkload = Callable[..., Workload]
+
+DISKS = 3
+ADOPTED = 2
+"""Disks of each node that are handed over at once; the others are for tests that need one of their own."""
+
+
+@dataclass
+class Session:
+    """What the tests get: a cluster, its faults, and the image that their pods use."""
+
+    lab: lab_cluster.Cluster
+    cluster: Cluster
+    faults: Faults
+    image: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+_shared: list[Session | BaseException] = []
+
+
+def shared(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
+    """The session's cluster; ``at_the_end`` gets what is to be called after the last test (``config.add_cleanup``)."""
+    if not _shared:
+        name = os.environ.get("MILLPOND_LAB", "")
+        if not name:
+            name = f"e2e-{os.getpid()}"
+            at_the_end(lambda: lab_cluster.down(name))
+        try:
+            _shared.append(_begin(name))
+        except (DemoError, LabError) as error:
+            _shared.append(error)  # one that does not come up is not tried again for each test
+    if isinstance(_shared[0], BaseException):
+        raise _shared[0]
+    return _shared[0]
+
+
+def _begin(name: str) -> Session:
+    began = time.monotonic()
+    kernel = os.environ.get("MILLPOND_KERNEL", kernels.DEFAULT)
+    lab = lab_cluster.up(name, kernel=kernel, disks=DISKS, archives=[images.millpond()])
+    booted = time.monotonic()
+    cluster = Cluster(lab.kubeconfig, components.ensure("kubectl"))
+    sidecars = images.SIDECARS
+    wanted = install.Images(images.MILLPOND, sidecars["csi-provisioner"], sidecars["csi-attacher"])
+    install.chart(cluster, components.ensure("helm"), wanted)
+    install.ready(cluster)
+    install.adopt(cluster, per_node=ADOPTED)
+    seconds = {"lab": booted - began, "install": time.monotonic() - booted}
+    return Session(lab, cluster, LabFaults(lab), images.MILLPOND, seconds)
+
+
+def build_folder(name: str) -> Path:
+    """Where a test leaves what an engineer wants to see."""
+    return Path(__file__).resolve().parents[2] / "build" / "e2e" / name

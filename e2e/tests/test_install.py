@@ -1,0 +1,58 @@
+"""What an administrator sees after ``helm install``: pods ready, disks taken in, words where words are due."""
+
+from __future__ import annotations
+
+import json
+
+from demo import install
+from demo.cluster import Cluster
+
+
+def test_devices_can_be_waited_for(cluster: Cluster) -> None:
+    cluster.kubectl("wait", "--for=condition=Ready", "storagedevices", "--all", "--timeout=60s", seconds=70)
+
+
+def test_tables_tell_the_story(cluster: Cluster) -> None:
+    table = cluster.kubectl("get", "snode,sdev").splitlines()
+    assert [line.split()[0].removeprefix("storagenode.millpond.io/") for line in table[1:4]] == ["n1", "n2", "n3"]
+    assert all("Ready" in line for line in table[1:4]), table
+    devices = [line for line in table if line.startswith("storagedevice.")]
+    assert len(devices) == 6
+    assert all("Online" in line for line in devices), table
+
+
+def test_every_field_is_explained(cluster: Cluster) -> None:
+    text = cluster.kubectl("explain", "virtualvolumes.status.mapping.legs")
+    assert "write-intent bitmap" in text
+    assert "no description" not in cluster.kubectl("explain", "virtualvolumes", "--recursive").lower()
+
+
+def test_every_node_runs_the_driver(cluster: Cluster) -> None:
+    for node in cluster.items("csinodes"):
+        drivers = {driver["name"]: driver for driver in node["spec"].get("drivers") or ()}
+        assert "csi.millpond.io" in drivers, node["metadata"]["name"]
+        assert drivers["csi.millpond.io"]["topologyKeys"] == ["topology.millpond.io/node"]
+
+
+def test_capacity_is_published(cluster: Cluster) -> None:
+    def missing() -> str:
+        found = cluster.items("csistoragecapacities", "-n", install.NAMESPACE)
+        nodes = {
+            json.dumps(each.get("nodeTopology", {}))
+            for each in found
+            if each["storageClassName"] == "millpond-mirrored"
+        }
+        return "" if len(nodes) == 3 and all("capacity" in each for each in found) else f"{len(nodes)} of 3 nodes"
+
+    cluster.wait(missing, "each node's capacity is published", seconds=120, every=2)
+
+
+def test_nothing_restarted(cluster: Cluster) -> None:
+    """A process that needs two starts has a fault, even when it ends well."""
+    restarts = {
+        f"{pod['metadata']['name']}/{container['name']}": container["restartCount"]
+        for pod in cluster.items("pods", "-n", install.NAMESPACE)
+        for container in pod["status"]["containerStatuses"]
+        if container["restartCount"]
+    }
+    assert restarts == {}

@@ -1,0 +1,69 @@
+"""Ten rounds of killing every process of ours while a pod writes: no record lost, no pause longer than without."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from demo import install
+from demo.cluster import Cluster, Object
+from demo.faults import Faults
+from demo.reality import discrepancies
+from demo.session import MakeWorkload
+from demo.story import Story
+
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.usefixtures("all_disks")]
+
+ROUNDS = 10
+QUIET_SECONDS = 30.0
+MAIN = {"operator": "operator", "controller": "csi", "node": "state-manager"}
+"""The container that is killed, by the pods' component."""
+
+
+def pods(cluster: Cluster) -> list[Object]:
+    return [
+        each for each in cluster.items("pods", "-n", install.NAMESPACE) if not each["metadata"].get("deletionTimestamp")
+    ]
+
+
+def kill_everything(cluster: Cluster, faults: Faults) -> None:
+    """SIGKILL to the first process of each pod's main container, then the pods themselves are deleted."""
+    running = [pod for pod in pods(cluster) if pod["status"].get("phase") == "Running"]
+    for pod in running:
+        container = MAIN[pod["metadata"]["labels"]["app.kubernetes.io/component"]]
+        faults.kill(pod["spec"]["nodeName"], pod["metadata"]["name"], container)
+    # Deleted as well: a container that dies again and again waits longer each time before it is started anew.
+    names = [pod["metadata"]["name"] for pod in running]
+    cluster.kubectl("delete", "pods", "-n", install.NAMESPACE, *names, "--now", "--wait=false")
+
+
+def test_ten_rounds(cluster: Cluster, faults: Faults, workload: MakeWorkload) -> None:
+    work, story = workload(storage_class="millpond-mirrored"), Story()
+    cluster.apply(*work.claim_objects())
+    work.write()
+    volume = work.volume()
+    work.running()
+    cluster.wait(lambda: "" if work.count() > 100 else "too few", "the pod writes", seconds=90)
+    quiet_from = time.time_ns()
+    time.sleep(QUIET_SECONDS)
+    quiet_until = time.time_ns()
+    for number in range(1, ROUNDS + 1):
+        kill_everything(cluster, faults)
+        install.ready(cluster, seconds=180)
+        story.say(f"round {number}: everything was killed and is back; {work.count()} records acknowledged")
+    work.goes_on(seconds=60)
+    work.pause()
+    acks, text = work.acks()
+    without = acks.longest_gap_ms(quiet_from, quiet_until)
+    during = acks.longest_gap_ms(quiet_until)
+    story.say(f"longest pause between two acknowledgements: {without:.0f} ms without, {during:.0f} ms with the kills")
+    verdict = work.verify("writer", text)
+    assert (verdict["checked"], verdict["lost"], verdict["wrong"]) == (len(acks.digests), 0, 0), verdict
+    assert acks.errors == 0
+    # Starting five Python processes under emulation takes the cores away from the writer too: hence the second term.
+    assert during <= 3 * without + 1000, f"{during:.0f} ms, without kills {without:.0f} ms"
+    found = cluster.get("vvol", volume)
+    assert [leg["state"] for leg in found["status"]["mapping"]["legs"]] == ["InSync", "InSync"]
+    assert found["status"]["mapping"]["generation"] == 1
+    assert discrepancies(cluster, faults, found) == []

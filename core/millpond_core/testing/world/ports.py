@@ -1,0 +1,463 @@
+"""The kernel's ports on a machine in memory. Each call is one step: ``World.step`` sees it before it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from millpond_core.errors import Busy, Conflict, DeadlineExceeded, Invalid, IOFailed, NotFound, Unavailable
+from millpond_core.observed import (
+    Array,
+    BlockDisk,
+    Controller,
+    DmDevice,
+    Export,
+    GateStatus,
+    Label,
+)
+from millpond_core.testing.world.array import MdArray, MdMember, bits_on
+from millpond_core.testing.world.disks import Disk
+from millpond_core.testing.world.machine import Connection, DmMapped, Machine, Subsystem, disk_path
+from millpond_core.testing.world.requests import Request
+
+if TYPE_CHECKING:
+    from millpond_core.testing.world import World
+
+
+class _Port:
+    def __init__(self, world: World, machine: Machine) -> None:
+        self.world, self.machine = world, machine
+
+    async def _step(self, call: str) -> None:
+        await self.world.step(self.machine, call)
+
+    def _done(self) -> None:
+        self.world.pump()
+
+
+class MemoryClock:
+    """The world's time, which goes only when it is told to."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def now(self) -> float:
+        return self._world.time
+
+    def boottime(self) -> float:
+        return self._world.time - 1_000_000
+
+
+class MemoryDm(_Port):
+    async def list(self) -> dict[str, DmDevice]:
+        return {name: self._seen(dm) for name, dm in self.machine.dm.items()}
+
+    async def create(self, name: str, uuid: str, table: str, *, readonly: bool = False) -> DmDevice:
+        await self._step(f"dm create {name}")
+        known = self.machine.dm.get(name)
+        if known is not None:
+            if known.table != table:
+                raise Conflict(f"{name} exists with another table: {known.table}")
+            return self._seen(known)
+        made = DmMapped(name, uuid, self.machine.number("253"), table)
+        self._check(made)
+        self.machine.dm[name] = made
+        self._done()
+        return self._seen(made)
+
+    async def swap(self, name: str, table: str) -> None:
+        await self._step(f"dm swap {name}")
+        dm = self._get(name)
+        holding = dm.holding
+        dm.load(table)
+        dm.holding = dm.holding if dm.gate else holding
+        self._check(dm)
+        self._done()
+
+    async def suspend(self, name: str) -> None:
+        await self._step(f"dm suspend {name}")
+        dm = self._get(name)
+        if any(a.writes for a in self.machine.arrays.values() if a.major_minor in dm.below()):
+            self.world.pump()
+            if any(w.state == "started" for a in self.machine.arrays.values() for w in a.writes):
+                raise DeadlineExceeded(f"{name} did not drain")
+        dm.suspended = True
+        self._done()
+
+    async def resume(self, name: str) -> None:
+        await self._step(f"dm resume {name}")
+        self._get(name).suspended = False
+        self._done()
+
+    async def remove(self, name: str) -> None:
+        await self._step(f"dm remove {name}")
+        dm = self.machine.dm.get(name)
+        if dm is None:
+            return
+        users = self.machine.users(dm.major_minor)
+        if users:
+            raise Busy(f"{name} is open {users} times")
+        del self.machine.dm[name]
+        self._done()
+
+    async def gate_status(self, name: str) -> GateStatus:
+        dm = self._get(name)
+        return GateStatus(holding=dm.holding, path_up=dm.path_up, queued=dm.queued)
+
+    async def gate_hold(self, name: str) -> None:
+        await self._step(f"gate hold {name}")
+        self._get(name).holding = True
+        self._done()
+
+    async def gate_fail(self, name: str) -> None:
+        await self._step(f"gate fail {name}")
+        self._get(name).holding = False
+        self._done()
+
+    async def gate_reinstate(self, name: str, major_minor: str) -> None:
+        await self._step(f"gate reinstate {name}")
+        self._get(name).path_up = True
+        self._done()
+
+    async def gate_fail_path(self, name: str, major_minor: str) -> None:
+        await self._step(f"gate fail_path {name}")
+        self._get(name).path_up = False
+        self._done()
+
+    def _get(self, name: str) -> DmMapped:
+        if name not in self.machine.dm:
+            raise NotFound(f"there is no device-mapper device {name}")
+        return self.machine.dm[name]
+
+    def _check(self, dm: DmMapped) -> None:
+        for number in dm.below():
+            if self.machine.attempt(number, Request("read", 1 << 60)) == "error" and not self._known(number):
+                raise Invalid(f"{dm.name}: there is no device {number}")
+
+    def _known(self, number: str) -> bool:
+        m = self.machine
+        return (
+            number in {a.major_minor for a in m.appearances.values()}
+            or number in {d.major_minor for d in m.dm.values()}
+            or number in {a.major_minor for a in m.arrays.values()}
+            or number in {c.major_minor for c in m.connections.values()}
+        )
+
+    def _seen(self, dm: DmMapped) -> DmDevice:
+        return DmDevice(
+            name=dm.name,
+            uuid=dm.uuid,
+            major_minor=dm.major_minor,
+            table=dm.table,
+            suspended=dm.suspended,
+            open_count=self.machine.users(dm.major_minor),
+        )
+
+
+class MemoryMd(_Port):
+    async def get(self, name: str) -> Array | None:
+        array = self.machine.arrays.get(name)
+        return array.observed() if array else None
+
+    async def list(self) -> dict[str, Array]:
+        return {name: array.observed() for name, array in self.machine.arrays.items()}
+
+    async def assemble(
+        self,
+        name: str,
+        *,
+        raid_disks: int,
+        component_sectors: int,
+        members: Sequence[tuple[int, str, bool]],
+        dirty_chunks: Sequence[tuple[int, int]] = (),
+    ) -> Array:
+        await self._step(f"md assemble {name}")
+        if name in self.machine.arrays:
+            raise Conflict(f"array {name} is there already: stop it before assembling it anew")
+        array = MdArray(self.machine, name, raid_disks=raid_disks, component_sectors=component_sectors)
+        for slot, number, write_mostly in members:
+            array.members.append(MdMember(number, slot, in_sync=True, delta=False, write_mostly=write_mostly))
+        loaded: set[int] = set()
+        for _, number, _ in members:
+            loaded |= self._bits(number)
+        array.load(loaded)
+        array.set_bits(list(dirty_chunks))
+        self.machine.arrays[name] = array
+        self._done()
+        return array.observed()
+
+    async def add(
+        self,
+        name: str,
+        slot: int,
+        major_minor: str,
+        *,
+        delta: bool,
+        write_mostly: bool,
+        dirty_chunks: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        await self._step(f"md add {name} {major_minor} {'delta' if delta else 'full'}")
+        array = self._get(name)
+        known = array.member(major_minor)
+        if known is not None:
+            if known.slot != slot or known.faulty:
+                raise Conflict(f"{major_minor} is in array {name} already")
+            return
+        if any(m.slot == slot for m in array.members):
+            raise Busy(f"slot {slot} of array {name} is taken")
+        if slot >= array.raid_disks:
+            if delta:
+                raise Invalid(f"slot {slot} of array {name} is new, so its bitmap knows nothing of {major_minor}")
+            array.raid_disks = slot + 1
+        array.set_bits(list(dirty_chunks))
+        array.members.append(MdMember(major_minor, slot, in_sync=False, delta=delta, write_mostly=write_mostly))
+        array.write_all_bits()
+        array.frozen = False
+        self._done()
+
+    async def fail(self, name: str, major_minor: str) -> None:
+        await self._step(f"md fail {name} {major_minor}")
+        array = self._get(name)
+        member = array.member(major_minor)
+        if member is not None:
+            array.error(member)
+        self._done()
+
+    async def acknowledge_failure(self, name: str, major_minor: str) -> None:
+        await self._step(f"md acknowledge_failure {name} {major_minor}")
+        array = self._get(name)
+        member = array.member(major_minor)
+        if member is None:
+            return
+        if not member.faulty:
+            raise Conflict(f"{major_minor} of array {name} is not faulty: there is no failure to acknowledge")
+        member.blocked = False
+        if not any(m.blocked for m in array.members):
+            array.state = "active"
+        array.members.remove(member)
+        self._done()
+
+    async def acknowledge(self, name: str) -> bool:
+        await self._step(f"md acknowledge {name}")
+        array = self.machine.arrays.get(name)
+        if array is None or any(m.faulty for m in array.members):
+            return False
+        array.state = "active"
+        self._done()
+        return True
+
+    async def freeze(self, name: str) -> None:
+        await self._step(f"md freeze {name}")
+        array = self._get(name)
+        if array.copying() and not any(
+            self.machine.attempt(m.major_minor, Request("read")) == "ok" for m in array.members if m.good
+        ):
+            raise DeadlineExceeded(f"array {name} did not freeze: no source can be read")
+        array.frozen = True
+        await self.acknowledge(name)
+
+    async def unfreeze(self, name: str) -> None:
+        await self._step(f"md unfreeze {name}")
+        self._get(name).frozen = False
+        self._done()
+
+    async def set_speed(self, name: str, max_kib: int) -> None:
+        await self._step(f"md speed {name}")
+        self._get(name).speed = max_kib
+
+    async def dirty_chunks(self, leg_device: str) -> Sequence[tuple[int, int]]:
+        number = self.machine.by_name(leg_device)
+        if not number or self.machine.attempt(number, Request("read")) != "ok":
+            raise IOFailed(f"{leg_device} cannot be read")
+        return [(chunk, chunk) for chunk in sorted(self._bits(number))]
+
+    async def stop(self, name: str) -> None:
+        await self._step(f"md stop {name}")
+        array = self.machine.arrays.get(name)
+        if array is None:
+            return
+        if self.machine.users(array.major_minor) or array.writes:
+            raise Busy(f"array {name} is open")
+        if not array.settle():
+            raise DeadlineExceeded(f"array {name} did not stop: a gate holds its bitmap")
+        del self.machine.arrays[name]
+        self._done()
+
+    def watch(self, name: str, changed: Callable[[], None]) -> Callable[[], None]:
+        key = (self.machine.node, name)
+        self.world.md_watchers.setdefault(key, []).append(changed)
+        return lambda: self.world.md_watchers[key].remove(changed)
+
+    def _get(self, name: str) -> MdArray:
+        if name not in self.machine.arrays:
+            raise NotFound(f"there is no array {name}")
+        return self.machine.arrays[name]
+
+    def _bits(self, number: str) -> set[int]:
+        found = []
+        for sector in set(self.machine.sectors(number, 0, 2048)):
+            request = Request("read", sector)
+            if self.machine.attempt(number, request) == "ok" and request.value:
+                found.append(sector)
+        return bits_on(found)
+
+
+class MemoryNvmeHost(_Port):
+    async def list(self) -> dict[str, Controller]:
+        found = {}
+        for nqn, connection in list(self.machine.connections.items()):
+            there = self.world.at(connection.address)
+            reachable = there is not None and there.on and self.world.linked(self.machine, there)
+            if reachable and self.machine.export_of(connection) is None:
+                del self.machine.connections[nqn]  # refused with DNR: the kernel removes the controller
+                continue
+            found[nqn] = Controller(
+                name=connection.name,
+                nqn=nqn,
+                address=connection.address,
+                state="live" if reachable else "connecting",
+                host_nqn=connection.host_nqn,
+                namespaces=((connection.major_minor, f"{connection.name}n1", connection.namespace_uuid),),
+            )
+        return found
+
+    async def connect(self, nqn: str, address: str, *, host_nqn: str, host_id: str, namespace_uuid: str) -> Controller:
+        await self._step(f"nvme connect {nqn}")
+        number = self.machine.number("259")
+        connection = Connection(nqn, address, host_nqn, number)
+        if nqn not in self.machine.connections:
+            there = self.world.at(address)
+            if there is None or not there.on or not self.world.linked(self.machine, there):
+                raise Unavailable(f"{address} does not answer")
+            subsystem = self.machine.export_of(connection)
+            if subsystem is None or subsystem.namespace_uuid != namespace_uuid:
+                raise Unavailable(f"{address} does not offer {nqn}")
+            connection.namespace_uuid = namespace_uuid
+            self.machine.connections[nqn] = connection
+            self._done()
+        return (await self.list())[nqn]
+
+    async def disconnect(self, nqn: str) -> None:
+        await self._step(f"nvme disconnect {nqn}")
+        self.machine.connections.pop(nqn, None)
+        self._done()
+
+
+class MemoryNvmet(_Port):
+    async def list(self) -> dict[str, Export]:
+        return {
+            nqn: Export(
+                nqn=nqn,
+                device=f"/dev/mapper/{s.backing.name}",
+                namespace_uuid=s.namespace_uuid,
+                enabled=True,
+                linked=True,
+                allowed_hosts=(s.host,),
+            )
+            for nqn, s in self.machine.subsystems.items()
+        }
+
+    async def export(
+        self,
+        nqn: str,
+        device: str,
+        *,
+        namespace_uuid: str,
+        serial: str,
+        host_nqn: str,
+        address: str,
+        port: int,
+    ) -> None:
+        await self._step(f"nvmet export {nqn}")
+        name = device.rsplit("/", 1)[-1]
+        if name not in self.machine.dm:
+            raise NotFound(f"there is no {device} to export")
+        backing = self.machine.dm[name]
+        self.machine.subsystems[nqn] = Subsystem(nqn, backing, namespace_uuid, host_nqn, f"{address}:{port}")
+        self._done()
+
+    async def unexport(self, nqn: str) -> None:
+        await self._step(f"nvmet unexport {nqn}")
+        self.machine.subsystems.pop(nqn, None)
+        self._done()
+
+
+class MemoryBlock(_Port):
+    async def disks(self) -> dict[str, BlockDisk]:
+        found = {}
+        for slot, seen in self.machine.appearances.items():
+            disk = seen.disk
+            users = [dm.name for dm in self.machine.dm.values() if seen.major_minor in dm.below()]
+            found[slot] = BlockDisk(
+                name=slot,
+                path=disk_path(disk),
+                major_minor=seen.major_minor,
+                serial=disk.serial,
+                wwn=f"eui.{disk.serial}",
+                model="Memory",
+                size_bytes=disk.size_bytes,
+                diskseq=seen.diskseq,
+                links=(disk_path(disk),),
+                holders=(*disk.holders, *users),
+            )
+        return found
+
+    async def signatures(self, path: str) -> Sequence[str]:
+        disk = self._disk(path)
+        return () if disk.labels else disk.signatures
+
+    async def erase(self, path: str) -> None:
+        await self._step(f"block erase {path}")
+        disk = self._disk(path)
+        disk.signatures = ()
+
+    async def zero(self, path: str) -> None:
+        await self._step(f"block zero {path}")
+        number = self.machine.by_name(path)
+        for sector in sorted(set(self.machine.sectors(number, 0, 1 << 50))):
+            if self.machine.attempt(number, Request("write", sector, 0)) != "ok":
+                raise IOFailed(f"{path} cannot be written")
+        await self.flush(path)
+
+    async def flush(self, path: str) -> None:
+        await self._step(f"block flush {path}")
+        number = self.machine.by_name(path)
+        outcome = self.machine.attempt(number, Request("flush")) if number else "error"
+        if outcome == "held":
+            raise DeadlineExceeded(f"{path} was not flushed in time")
+        if outcome == "error":
+            raise IOFailed(f"{path} cannot be flushed")
+        self._done()
+
+    async def alive(self, path: str) -> bool:
+        number = self.machine.by_name(path)
+        return bool(number) and self.machine.attempt(number, Request("read")) == "ok"
+
+    def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
+        self.machine.block_watchers.append(changed)
+        return lambda: self.machine.block_watchers.remove(changed)
+
+    def _disk(self, path: str) -> Disk:
+        for slot, seen in self.machine.appearances.items():
+            if path in (slot, f"/dev/{slot}", disk_path(seen.disk)):
+                if seen.disk.failing:
+                    raise IOFailed(f"{path} answers with errors")
+                return seen.disk
+        raise NotFound(f"there is no disk {path}")
+
+
+class MemoryLabels(MemoryBlock):
+    async def read(self, path: str) -> Label | None:
+        disk = self._disk(path)
+        if disk.label_damaged:
+            raise Invalid(f"both copies of the label of {path} are damaged")
+        return disk.labels[-1] if disk.labels else None
+
+    async def write(self, path: str, label: Label) -> None:
+        await self._step(f"label write {path}")
+        disk = self._disk(path)
+        if disk.labels and label.sequence <= disk.labels[-1].sequence:
+            raise Conflict(f"the label of {path} is at {disk.labels[-1].sequence} already, not below {label.sequence}")
+        disk.labels.append(label)
+        del disk.labels[:-2]
+        self._done()

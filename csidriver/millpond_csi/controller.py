@@ -32,10 +32,16 @@ _TOKEN = "after:"  # noqa: S105 (a page's mark, no secret)
 
 
 class ControllerService:
-    """Lock-free: ``interceptors.VolumeLocks`` lets one call at a time through for each volume."""
+    """Lock-free: ``interceptors.VolumeLocks`` lets one call at a time through for each volume.
 
-    def __init__(self, kube: Kube, new_uuid: Callable[[], str] = lambda: str(uuid.uuid4())) -> None:
+    ``max_volumes`` is how many one node may have attached, the same that the node service reports; 0: no bound.
+    """
+
+    def __init__(
+        self, kube: Kube, *, max_volumes: int = 0, new_uuid: Callable[[], str] = lambda: str(uuid.uuid4())
+    ) -> None:
         self._kube = kube
+        self._max_volumes = max_volumes
         self._new_uuid = new_uuid
 
     async def controller_get_capabilities(self, request: Any, deadline: Deadline) -> Any:
@@ -65,7 +71,7 @@ class ControllerService:
         try:
             await self._kube.create(wanted)
         except Conflict:
-            volumes.check_same(await self._kube.get(VirtualVolume, volume_id), asked, required, limit)
+            volumes.check_same(await self._get(volume_id), asked, required, limit)
         try:
             volume = await until(self._kube, volume_id, deadline, volumes.created)
             _check_accessible(volume, asked, set(allowed))
@@ -92,7 +98,7 @@ class ControllerService:
         volume_id = validation.volume_id(request.volume_id)
         if not request.volume_capabilities:
             raise Invalid("volume_capabilities are missing")
-        volume = await self._kube.get(VirtualVolume, volume_id)
+        volume = await self._get(volume_id)
         try:
             validation.capabilities(request.volume_capabilities)
             validation.check_context(volume.spec.uuid, request.volume_context)
@@ -151,7 +157,7 @@ class ControllerService:
         validation.capability(request.volume_capability)
         if request.readonly:
             raise Invalid("readonly attachment is not offered (PUBLISH_READONLY); mount the volume read-only instead")
-        volume = await self._kube.get(VirtualVolume, volume_id)
+        volume = await self._get(volume_id)
         validation.check_context(volume.spec.uuid, request.volume_context)
         await self._known_node(node)
         await self._attach(volume, node)
@@ -181,7 +187,15 @@ class ControllerService:
                 f"detach it there first"
             )
         if not holder:
+            await self._check_limit(node)
             await self._set_attachment(volume.metadata.name, "", node)
+
+    async def _check_limit(self, node: str) -> None:
+        """The scheduler keeps to the limit already; this one is for whoever goes past it."""
+        if self._max_volumes:
+            there = await self._kube.list(VirtualVolume, fields=f"spec.attachment.node={node}")
+            if len(there) >= self._max_volumes:
+                raise NoRoom(f"node {node} has {len(there)} volumes attached, {self._max_volumes} are allowed")
 
     async def _set_attachment(self, volume_id: str, before: str, after: str) -> None:
         """Conflict when someone else was faster: the caller's next call sees what they wanted."""
@@ -197,6 +211,12 @@ class ControllerService:
             await self._kube.get(StorageNode, node)
         except NotFound as error:
             raise NotFound(f"node {node} has no StorageNode: does a millpond-node pod run on it?") from error
+
+    async def _get(self, volume_id: str) -> VirtualVolume:
+        volume = await self._find(volume_id)
+        if volume is None:
+            raise NotFound(f"there is no volume {volume_id}")
+        return volume
 
     async def _find(self, volume_id: str) -> VirtualVolume | None:
         try:

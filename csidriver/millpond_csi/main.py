@@ -27,6 +27,12 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=environment.get("CSI_ENDPOINT", "unix:///csi/csi.sock"),
         help="where to serve: unix:// and an absolute path ($CSI_ENDPOINT)",
     )
+    parser.add_argument(
+        "--max-volumes",
+        type=int,
+        default=environment.get("MAX_VOLUMES", "0"),
+        help="volumes that one node may have attached, the same for both modes; 0: no bound ($MAX_VOLUMES)",
+    )
     modes = parser.add_subparsers(dest="mode", required=True)
     modes.add_parser("controller", help="the calls made once a cluster, by the sidecars")
     node = modes.add_parser("node", help="the calls made on each node, by the kubelet")
@@ -35,12 +41,6 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--kubelet-dir",
         default=environment.get("KUBELET_DIR", "/var/lib/kubelet"),
         help="the kubelet's folder, at the same path here as on the node ($KUBELET_DIR)",
-    )
-    node.add_argument(
-        "--max-volumes",
-        type=int,
-        default=environment.get("MAX_VOLUMES", "0"),
-        help="volumes that one node may use at a time; 0: no bound ($MAX_VOLUMES)",
     )
     parsed = parser.parse_args(argv)
     if not parsed.endpoint.startswith("unix:///"):
@@ -60,7 +60,7 @@ async def _until_signalled(parsed: argparse.Namespace) -> None:
     if parsed.mode == "controller":
         from millpond_csi.serve_controller import serve_controller  # noqa: PLC0415
 
-        await serve_controller(socket, stopped)
+        await serve_controller(socket, parsed.max_volumes, stopped)
     else:
         from millpond_csi.serve_node import serve_node  # noqa: PLC0415
 

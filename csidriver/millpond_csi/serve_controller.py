@@ -18,7 +18,7 @@ from millpond_csi.stubs import csi
 log = logging.getLogger("millpond.csi")
 
 
-async def serve_controller(socket: Path, stopped: asyncio.Event) -> None:
+async def serve_controller(socket: Path, max_volumes: int, stopped: asyncio.Event) -> None:
     """Serve until ``stopped``. Raises OSError when the socket cannot be bound."""
     environment = os.environ
     async with ApiKube(
@@ -37,5 +37,6 @@ async def serve_controller(socket: Path, stopped: asyncio.Event) -> None:
             return True
 
         kinds = csi.DESCRIPTOR.services_by_name
-        services = [(kinds["Identity"], Identity(ready)), (kinds["Controller"], ControllerService(kube))]
+        service = ControllerService(kube, max_volumes=max_volumes)
+        services = [(kinds["Identity"], Identity(ready)), (kinds["Controller"], service)]
         await serve([Server(socket, services)], stopped)

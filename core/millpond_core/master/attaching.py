@@ -1,8 +1,8 @@
 """Where a volume is assembled: one writer per epoch, and after an unclean end one leg is the source.
 
 An attachment belongs to one boot of its node: after a reboot nothing of it stands and the legs may differ, so the epoch
-rises as if it were attached anew. From a node that has failed a volume is taken by raising the epoch: its leg nodes tear down
-the older epoch's exports and confirm, and whoever asked for the detachment waits for that.
+rises as if it were attached anew. From a node that has failed a volume is taken by raising the epoch: its leg nodes
+tear down the older epoch's exports and confirm, and whoever asked for the detachment waits for that.
 """
 
 from __future__ import annotations

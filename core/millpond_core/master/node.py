@@ -2,8 +2,8 @@
 
 A stale Lease is a question, not a verdict. A node has Failed only if its Lease stood still, a second witness agrees
 (the kubelet is not Ready, or attach nodes do not reach any of its legs), and no more than max(1, a third) of all nodes
-are stale: else it is us who do not see. Failed nodes are fenced and their legs replaced; for a node whose StateManagerDown
-nothing is done, its data path runs without it.
+are stale: else it is us who do not see. Failed nodes are fenced and their legs replaced; for one that is
+StateManagerDown nothing is done, its data path runs without it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,120 @@
+"""The operator's process: puts the parts together and runs until it is told to end.
+
+Environment: POD_NAMESPACE (Leases), POD_NAME (identity), HEALTH_PORT (8080; 0: none), LOG_LEVEL, KUBECONFIG outside of
+a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+
+from millpond_adapters.kube import Access, ApiKube, load
+from millpond_core import names
+from millpond_core.errors import MillpondError
+from millpond_core.master.world import Object
+from millpond_operator.events import Events, Sink
+from millpond_operator.heartbeats import Heartbeats
+from millpond_operator.leader import Leader
+from millpond_operator.master import Master
+from millpond_operator.serve import Health, text
+
+log = logging.getLogger("millpond")
+
+
+class SystemClock:
+    """See ``ports.Clock``."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def boottime(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def main() -> None:
+    """Entry point of ``millpond-operator``."""
+    level = os.environ.get("LOG_LEVEL", "INFO").upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    try:
+        access = load()
+        asyncio.run(run(access, namespace=os.environ.get("POD_NAMESPACE") or access.namespace))
+    except MillpondError as error:
+        log.error("%s", error)
+        sys.exit(1)
+
+
+async def run(access: Access, *, namespace: str, port: int | None = None, stop: asyncio.Event | None = None) -> None:
+    """Run until ``stop`` is set or a signal comes. Raises RuntimeError when a part of it ended by itself."""
+    stop = stop or _on_signals()
+    clock = SystemClock()
+    identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    port = int(os.environ.get("HEALTH_PORT", "8080")) if port is None else port
+    async with ApiKube(access, component=names.MASTER, namespace=namespace, instance=identity) as kube:
+        master = Master(kube, clock)
+        leader = Leader(kube, clock, identity, namespace)
+        heartbeats = Heartbeats(kube, clock, master, namespace)
+        events = Events(access, _into(master), asyncio.get_running_loop())
+
+        async def lead() -> None:
+            await master.load()
+            await heartbeats.look()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(master.run())
+                group.create_task(heartbeats.run())
+
+        def wrong() -> str:
+            return "" if events.alive else "kopf has ended"
+
+        def metrics() -> str:
+            return text(master.world, master.counts, leading=leader.leading, waiting=len(master.agenda))
+
+        events.start()
+        campaign = asyncio.create_task(leader.run(lead), name="leader")
+        asked = asyncio.create_task(stop.wait(), name="stop")
+        dead = asyncio.create_task(asyncio.to_thread(events.wait), name="kopf")
+        try:
+            if port:
+                async with Health(port, alive=wrong, metrics=metrics):
+                    await asyncio.wait([campaign, asked, dead], return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.wait([campaign, asked, dead], return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise RuntimeError("a part of the operator ended by itself") from _error(campaign)
+        finally:
+            for task in (campaign, asked):
+                task.cancel()
+            await asyncio.wait([campaign, asked], timeout=8.0)
+            await events.stop()
+
+
+def _into(master: Master) -> Sink:
+    def sink(kind: str, obj: Object) -> None:
+        if kind == "DELETED":
+            master.remove(obj)
+        else:
+            master.put(obj)
+
+    return sink
+
+
+def _error(task: asyncio.Task[None]) -> BaseException | None:
+    return task.exception() if task.done() and not task.cancelled() else None
+
+
+def _on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+if __name__ == "__main__":
+    main()

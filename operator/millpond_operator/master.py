@@ -1,0 +1,258 @@
+"""Asks for the next step, takes it, puts what came back into the world, and asks again."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+from millpond_core import names
+from millpond_core.errors import Conflict, MillpondError, NotFound
+from millpond_core.master import planner, quiescence
+from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Merge, Notice, Patch, Refuse, Step
+from millpond_core.master.world import KINDS, Health, Object, World
+from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.ports import Clock, Kube
+from millpond_operator.agenda import Agenda, Key
+
+log = logging.getLogger(__name__)
+
+STEPS_AT_ONCE = 50
+"""After so many steps for one object others have their turn: a planner that never ends must not stop the rest."""
+
+RESYNC_SECONDS = 300.0
+"""Every object is looked at again after this, whatever was missed."""
+
+PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds before the next try after failures in a row."""
+
+_STARVING = ("NoRoom", "TooManyLegs")
+
+
+class Master:
+    """One at a time: what is decided is decided from a world that has all that was written before."""
+
+    def __init__(self, kube: Kube, clock: Clock) -> None:
+        self.world = World()
+        self.agenda = Agenda()
+        self.counts: Counter[str] = Counter()
+        self._kube = kube
+        self._clock = clock
+        self._failures: Counter[Key] = Counter()
+        self._doubted: set[Key] = set()
+        """Objects of which a write's outcome is not known: read before anything is decided from them."""
+        self._starving: set[Key] = set()
+        """Volumes that wait for room."""
+
+    # --- what is known ---
+
+    async def load(self) -> None:
+        """Read everything: nothing is allocated from half a world."""
+        for kind in KINDS:
+            there: list[Object] = [*await self._kube.list(kind)]
+            names_ = {obj.metadata.name for obj in there}
+            for known in [obj for obj in self.world.all() if type(obj) is kind and obj.metadata.name not in names_]:
+                self.remove(known)
+            for obj in there:
+                self.put(obj)
+        for obj in self.world.all():
+            self._look(obj)
+
+    def put(self, obj: Object) -> None:
+        """A version of an object was seen."""
+        before = self.world.get(type(obj), obj.metadata.name)
+        if self.world.put(obj):
+            if before is not None:
+                self._touch(before)
+            self._touch(obj)
+            if not isinstance(obj, VirtualVolume) or _extents(obj) != _extents(before):
+                self._feed_starving()
+
+    def remove(self, obj: Object) -> None:
+        """An object is gone."""
+        if self.world.remove(obj):
+            self.agenda.drop(_key(obj))
+            self._starving.discard(_key(obj))
+            self._touch(obj, itself=False)
+            self._feed_starving()
+
+    def judge(self, health: dict[str, Health]) -> None:
+        """What was made of the nodes' silence."""
+        before, self.world.health = self.world.health, health
+        for name, verdict in health.items():
+            node = self.world.nodes.get(name)
+            if node is not None and before.get(name) != verdict:
+                self._touch(node)
+
+    # --- what is done ---
+
+    async def run(self) -> None:
+        """Look at what is due, for ever."""
+        while True:
+            key = self.agenda.pop(self._clock.boottime())
+            if key is not None:
+                await self.look(key)
+                continue
+            at = self.agenda.next_at()
+            wait = 1.0 if at is None else min(max(at - self._clock.boottime(), 0.0), 1.0)
+            await self.agenda.changed(wait)
+
+    async def look(self, key: Key) -> None:
+        """Bring one object as far as it goes now."""
+        self.counts["looks"] += 1
+        try:
+            await self._settle(key)
+            self._failures.pop(key, None)
+        except Conflict as error:
+            self.counts["conflicts"] += 1
+            log.info("%s: %s; reading it again", key, error)
+            self._doubted.add(key)
+            self._again(key)
+        except MillpondError as error:
+            self.counts["errors"] += 1
+            log.log(logging.WARNING if error.retryable else logging.ERROR, "%s: %s", key, error)
+            self._doubted.add(key)
+            self._again(key)
+        except Exception:
+            self.counts["errors"] += 1
+            log.exception("%s: unexpected", key)
+            self._again(key)
+
+    async def _settle(self, key: Key) -> None:
+        await self._read_again(key)
+        for _ in range(STEPS_AT_ONCE):
+            obj = self.world.get(key.kind, key.name)
+            if obj is None:
+                return
+            now = self._clock.now()
+            decision = planner.decide(self.world, obj, now)
+            if not isinstance(decision, Act):
+                self._wait(key, decision, now)
+                return
+            if decision.why:
+                log.info("%s: %s", key, decision.why)
+            await self._take(decision.step)
+            await self._announce(obj, decision.notices)
+        self.agenda.add(key, self._clock.boottime())
+
+    async def _take(self, step: Step) -> None:
+        """One write. What comes back is known from here on."""
+        self.counts[f"steps.{type(step).__name__}"] += 1
+        target = _target(step)
+        try:
+            match step:
+                case Patch(kind, name, operations, status):
+                    self.put(await self._kube.patch(kind, name, operations, status=status))  # type: ignore[arg-type]
+                case Merge(kind, name, patch):
+                    self._merged(await self._kube.merge(kind, name, patch))  # type: ignore[arg-type]
+                case Apply(kind, name, status):
+                    applied = await self._kube.apply_status(kind, name, status, manager=names.MASTER)
+                    self.put(applied)  # type: ignore[arg-type]
+                case Create(obj):
+                    self.put(await self._kube.create(obj))  # type: ignore[arg-type]
+                case Delete(kind, name):
+                    await self._kube.delete(kind, name)
+                    self._doubted.add(target)
+        except MillpondError:
+            self._doubted.add(target)
+            raise
+
+    def _merged(self, obj: Object) -> None:
+        """A merge that takes the last finalizer off ends a deleted object."""
+        if obj.metadata.deletion_timestamp and not obj.metadata.finalizers:
+            self.remove(obj)
+        else:
+            self.put(obj)
+
+    async def _read_again(self, key: Key) -> None:
+        for doubted in [*self._doubted]:
+            known = self.world.get(doubted.kind, doubted.name)
+            try:
+                self.put(await self._kube.get(doubted.kind, doubted.name))
+            except NotFound:
+                if known is not None:
+                    self.remove(known)
+            self._doubted.discard(doubted)
+
+    async def _announce(self, obj: Object, notices: tuple[Notice, ...]) -> None:
+        for notice in notices:
+            try:
+                await self._kube.event(obj, reason=notice.reason, message=notice.message, warning=notice.warning)
+            except MillpondError as error:
+                log.warning("%s: no Event could be written (%s): %s", _key(obj), notice.reason, error)
+
+    # --- what is to be looked at ---
+
+    def _wait(self, key: Key, decision: Decision, now: float) -> None:
+        until = None if isinstance(decision, Act) else decision.until
+        category = decision.category if isinstance(decision, Refuse) else getattr(decision, "reason", "")
+        if category in _STARVING:
+            self._starving.add(key)
+        else:
+            self._starving.discard(key)
+        delay = RESYNC_SECONDS if until is None else min(max(until - now, 0.05), RESYNC_SECONDS)
+        self.agenda.add(key, self._clock.boottime() + delay)
+
+    def _again(self, key: Key) -> None:
+        self._failures[key] += 1
+        pause = PAUSES[min(self._failures[key], len(PAUSES)) - 1]
+        self.agenda.add(key, self._clock.boottime() + (0.0 if self._failures[key] == 1 else pause))
+
+    def _look(self, obj: Object) -> None:
+        self.agenda.add(_key(obj), self._clock.boottime())
+
+    def _touch(self, obj: Object, *, itself: bool = True) -> None:
+        """Look at an object and at all whose next step may depend on it."""
+        if itself:
+            self._look(obj)
+        for other in self._dependents(obj):
+            self._look(other)
+
+    def _feed_starving(self) -> None:
+        """There may be room now."""
+        for key in self._starving:
+            self.agenda.add(key, self._clock.boottime())
+
+    def _dependents(self, obj: Object) -> Iterator[Object]:
+        world = self.world
+        match obj:
+            case VirtualVolume():
+                for leg in (*obj.status.mapping.legs, *obj.status.spares):
+                    yield from world.devices_of(leg)
+                for q in world.quiescences.values():
+                    if obj.metadata.name in q.status.volumes or obj.metadata.name in q.spec.scope.volumes:
+                        yield q
+            case StorageDevice():
+                yield from self._volumes(world.volumes_on(obj.status.observation.device_uuid))
+            case StorageNode():
+                name = obj.metadata.name
+                yield from self._volumes(world.volumes_at(name))
+                yield from (device for device in world.devices.values() if device.spec.node_name == name)
+                yield from (q for q in world.quiescences.values() if name in q.status.participants)
+            case Quiescence():
+                yield from (node for name in obj.status.participants if (node := world.nodes.get(name)))
+                yield from self._volumes({*quiescence.scope(world, obj), *obj.status.volumes})
+                yield from (q for q in world.quiescences.values() if q.status.phase == "Pending")
+
+    def _volumes(self, names_: set[str]) -> Iterator[VirtualVolume]:
+        for name in sorted(names_):
+            if (volume := self.world.volumes.get(name)) is not None:
+                yield volume
+
+
+def _key(obj: Object) -> Key:
+    return Key(type(obj), obj.metadata.name)
+
+
+def _extents(obj: Object | None) -> int:
+    """How many units a volume takes."""
+    status = obj.status if isinstance(obj, VirtualVolume) else None
+    legs = (*status.mapping.legs, *status.spares) if status else ()
+    return sum(extent.length for leg in legs for extent in leg.extents)
+
+
+def _target(step: Step) -> Key:
+    obj = step.obj if isinstance(step, Create) else None
+    if obj is not None:
+        return Key(type(obj), obj.metadata.name)  # type: ignore[arg-type,attr-defined]
+    return Key(step.kind, step.name)  # type: ignore[arg-type,union-attr]

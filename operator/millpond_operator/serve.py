@@ -1,0 +1,73 @@
+"""Liveness, readiness and metrics, over plain HTTP."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from aiohttp import web
+
+from millpond_core.master.world import World
+
+
+class Health:
+    """What the kubelet and Prometheus ask for. ``alive`` says what is wrong; empty: nothing."""
+
+    def __init__(self, port: int, *, alive: Callable[[], str], metrics: Callable[[], str]) -> None:
+        self._port = port
+        self._alive = alive
+        self._metrics = metrics
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Health:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._healthz),
+                web.get("/metrics", self._show),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, port=self._port).start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        wrong = self._alive()
+        return web.Response(text=wrong or "ok", status=503 if wrong else 200)
+
+    async def _show(self, _: web.Request) -> web.Response:
+        return web.Response(text=self._metrics(), content_type="text/plain", charset="utf-8")
+
+
+def text(world: World, counts: Counter[str], *, leading: bool, waiting: int) -> str:
+    """The metrics, in the text format of Prometheus."""
+    lines = [
+        "# HELP millpond_master_leading Whether this process is the master.",
+        "# TYPE millpond_master_leading gauge",
+        f"millpond_master_leading {int(leading)}",
+        "# HELP millpond_master_agenda Objects on the agenda, later looks included.",
+        "# TYPE millpond_master_agenda gauge",
+        f"millpond_master_agenda {waiting}",
+        "# HELP millpond_master_total What the master did since it started.",
+        "# TYPE millpond_master_total counter",
+        *(f'millpond_master_total{{what="{what}"}} {count}' for what, count in sorted(counts.items())),
+        "# HELP millpond_objects Objects by kind and phase.",
+        "# TYPE millpond_objects gauge",
+    ]
+    phases = Counter((type(obj).__name__, obj.status.phase or "Unknown") for obj in world.all())
+    lines += [f'millpond_objects{{kind="{k}",phase="{p}"}} {count}' for (k, p), count in sorted(phases.items())]
+    lines += [
+        "# HELP millpond_device_free_bytes Bytes that can be allocated.",
+        "# TYPE millpond_device_free_bytes gauge",
+        *(
+            f'millpond_device_free_bytes{{device="{d.metadata.name}",pool="{d.spec.pool}"}} {d.status.free_bytes}'
+            for d in world.devices.values()
+        ),
+    ]
+    return "\n".join(lines) + "\n"

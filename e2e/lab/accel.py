@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from functools import cache as remember
 from pathlib import Path
 
@@ -44,8 +43,8 @@ def _answer() -> str:
 def _boots() -> bool:
     packages.ensure("qemu-system-x86_64")
     boot = debian.root() / kernels.DEFAULT
-    with step("Trying whether KVM works, with a short boot", usually=3), tempfile.TemporaryDirectory() as scratch:
-        console = Path(scratch) / "console"
+    console = paths.scratch() / "kvm-console.log"
+    with step("Trying whether KVM works, with a short boot", usually=3):
         argv: list[str | Path] = ["qemu-system-x86_64", "-nodefaults", "-no-reboot", "-display", "none"]
         argv += ["-machine", "q35", *KVM, "-smp", "2", "-m", "256", "-serial", f"file:{console}"]
         argv += ["-kernel", boot / "vmlinuz", "-initrd", boot / "initrd", "-append", "console=ttyS0 quiet lab.probe"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from lab import paths
 from lab.errors import LabError
@@ -42,25 +44,32 @@ def _content(part: str | bytes | Path) -> Iterable[tuple[str, bytes]]:
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file, so that two labs do not do ``what`` at the same time; gives up after an hour."""
+    """Hold a lock file, so that two labs do not do ``what`` at the same time; gives up after an hour.
+
+    The holder may remove the file: whoever waited for it then takes the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        deadline = time.monotonic() + LOCK_SECONDS
-        told = False
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise LabError(
-                        f"another lab has held {path} for an hour", next_step="see what it is doing, or end it"
-                    ) from None
-                if not told:
-                    say(f"  another lab is busy with {what}; waiting for it")
-                    told = True
-                time.sleep(0.5)
-        yield
+    deadline = time.monotonic() + LOCK_SECONDS
+    told = False
+    while True:
+        with path.open("w") as handle:
+            if _lock(handle) and path.exists() and path.stat().st_ino == os.fstat(handle.fileno()).st_ino:
+                yield
+                return
+        if time.monotonic() > deadline:
+            raise LabError(f"another lab has held {path} for an hour", next_step="see what it is doing, or end it")
+        if not told:
+            say(f"  another lab is busy with {what}; waiting for it")
+            told = True
+        time.sleep(0.5)
+
+
+def _lock(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from lab import cache, components, debian, images, kernels, nodeimage, paths, processes
 from lab.api import wait_for
 from lab.controlplane import HOST_FROM_GUESTS, ControlPlane
-from lab.errors import LabError
+from lab.errors import Ended, LabError
 from lab.node import Node
 from lab.noderecord import NodeRecord
 from lab.ports import free_udp_port
@@ -77,8 +76,10 @@ class Cluster:
             for node in self.nodes:
                 node.machine.create(node.spec)
                 node.machine.start(node.spec)
-            with ThreadPoolExecutor(len(self.nodes)) as pool:
-                list(pool.map(self._adopt, self.nodes))
+            for node in self.nodes:
+                self._adopt(node)
+            for node in self.nodes:
+                self._wait_ready(node)
 
     def load_image(self, archive: Path) -> None:
         """Import an OCI archive into every running node; slow under TCG, for one that ``up`` did not bake in."""
@@ -107,23 +108,25 @@ class Cluster:
         )
 
     def _adopt(self, node: Node) -> None:
-        """What a cloud provider would do: tell the node's addresses, take its taint off; then wait until Ready."""
-        api, path = self.control_plane.api, f"/api/v1/nodes/{node.name}"
-
-        def look() -> dict[str, Any]:
-            if not node.machine.alive():
-                raise processes.failure(node.machine.require_process(), f"the machine of {node.name} has ended")
-            answer: dict[str, Any] = api.request("GET", path)
-            return answer
-
-        wait_for(lambda: bool(look()), f"{node.name} registers", seconds=REGISTER_SECONDS, every=1)
+        """What a cloud provider would do for a node that registers: tell its addresses, take its taint off."""
+        api, path = self.control_plane.api, _path(node)
+        wait_for(lambda: bool(self._look(node)), f"{node.name} registers", seconds=REGISTER_SECONDS, every=1)
         known = {"InternalIP": node.address, "ExternalIP": "127.0.0.1", "Hostname": node.name}
         addresses = [{"type": kind, "address": address} for kind, address in known.items()]
         api.merge(f"{path}/status", {"status": {"addresses": addresses}})
-        taints = [taint for taint in look()["spec"].get("taints", []) if taint["key"] != TAINT]
+        taints = [taint for taint in self._look(node)["spec"].get("taints", []) if taint["key"] != TAINT]
         api.merge(path, {"spec": {"taints": taints}})
-        wait_for(lambda: _ready(look()), f"{node.name} is Ready", seconds=REGISTER_SECONDS, every=1)
+
+    def _wait_ready(self, node: Node) -> None:
+        wait_for(lambda: _ready(self._look(node)), f"{node.name} is Ready", seconds=REGISTER_SECONDS, every=1)
         say(f"  {node.name} is Ready")
+
+    def _look(self, node: Node) -> dict[str, Any]:
+        """The node's object, or {} before it has one; LabError at once when its machine has ended."""
+        if not node.machine.alive():
+            raise Ended(f"the machine of {node.name} has ended", log=node.machine.console)
+        answer: dict[str, Any] = self.control_plane.api.request("GET", _path(node), missing={})
+        return answer
 
     def _node(self, record: NodeRecord) -> Node:
         folder = self.folder / record.name
@@ -227,5 +230,10 @@ def _lock(name: str) -> Path:
     return paths.lab_folder(name).with_name(f".{name}.lock")
 
 
+def _path(node: Node) -> str:
+    return f"/api/v1/nodes/{node.name}"
+
+
 def _ready(node: dict[str, Any]) -> bool:
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", []))
+    conditions = node.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from lab import paths
 from lab.errors import LabError
 
 # In front of a command: it gets SIGKILL when the thread of ours that started it is gone, however that came.
@@ -22,11 +23,12 @@ def search_path() -> str:
     return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], *, gently: bool) -> None:
     """End a child that leads its own session, and everything in its process group."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
+        os.killpg(process.pid, signal.SIGTERM if gently else signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=30)
 
 
 def run(
@@ -38,19 +40,22 @@ def run(
     cwd: Path | None = None,
     stdin: bytes | None = None,
     next_step: str = "",
+    with_us: bool = True,
 ) -> str:
     """Run ``argv`` and return its standard output (empty when it goes to ``log`` together with standard error).
 
     ``env`` is added to the environment. Raises LabError after ``seconds`` or on an exit status other than 0.
+    ``with_us=False`` is for what must not be killed half-way: it is asked to end when we are interrupted, and goes on
+    when we are killed.
     """
     words = [str(word) for word in argv]
     if not shutil.which(words[0], path=search_path()):
         raise LabError(f"the command {words[0]!r} is missing", next_step=next_step or "install it")
-    full_env = {**os.environ, "PATH": search_path(), **(env or {})}
+    full_env = {**os.environ, "PATH": search_path(), "TMPDIR": str(paths.scratch()), **(env or {})}
     sink = log.open("ab") if log else None
     try:
         process = subprocess.Popen(
-            [*WITH_US, *words],
+            [*(WITH_US if with_us else ()), *words],
             cwd=cwd,
             env=full_env,
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
@@ -64,12 +69,12 @@ def run(
     try:
         out, err = process.communicate(stdin, timeout=seconds)
     except subprocess.TimeoutExpired:
-        end_group(process)
+        _end(process, gently=not with_us)
         raise LabError(
             f"not finished after {seconds:.0f} s: {shlex.join(words)}", next_step=next_step, log=log
         ) from None
     except BaseException:
-        end_group(process)
+        _end(process, gently=not with_us)
         raise
     if process.returncode != 0:
         detail = tail(log) if log else err.decode(errors="replace").strip()[-2000:]

@@ -52,8 +52,7 @@ def ensure(name: str) -> Path:
     key = cache.key(name, group / "go.mod", group / "go.sum", *flags, ".".join(map(str, golang.NEEDED)))
 
     def build(scratch: Path) -> None:
-        log = paths.cache() / "logs" / f"build-{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log = paths.logs() / f"build-{name}.log"
         go = golang.ensure()
         # one at a time: two builds would only fight for cores and for Go's own locks
         alone = cache.locked(paths.cache() / "components" / ".lock", "a build")

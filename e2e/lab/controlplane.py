@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lab import components, paths, pki, processes
 from lab.api import Api, wait_for
-from lab.command import run
-from lab.errors import LabError
+from lab.command import run, tail
+from lab.errors import Ended, LabError
 from lab.ports import free_ports
 from lab.progress import step
 
@@ -142,14 +142,13 @@ class ControlPlane:
             " --kubelet-certificate-authority=ca.crt --kubelet-preferred-address-types=ExternalIP,InternalIP",
         )
         api = self.api
-        wait_for(
-            lambda: not server.alive() or api.request("GET", "/readyz", seconds=2) == "ok",
-            "the API server is ready",
-            seconds=READY_SECONDS,
-            every=0.1,
-        )
-        if not server.alive():
-            raise processes.failure(server, "kube-apiserver has ended")
+
+        def ready() -> bool:
+            if not server.alive():
+                raise Ended(f"kube-apiserver has ended\n{tail(server.log)}", log=server.log)
+            return bool(api.request("GET", "/readyz", seconds=2) == "ok")
+
+        wait_for(ready, "the API server is ready", seconds=READY_SECONDS, every=0.1)
 
     def _start_controllers(self, programs: dict[str, Path]) -> None:
         for name, more in (

@@ -117,8 +117,7 @@ def bootstrap(
             "building the guests' system needs root, once (its files belong to root)",
             next_step="run the same command with sudo -E; later runs take it from the cache",
         )
-    log = paths.cache() / "logs" / "mmdebstrap.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = paths.logs() / "mmdebstrap.log"
     argv: list[str | Path] = ["mmdebstrap", "--mode=root", f"--variant={variant}", "--components=main"]
     argv += [f"--include={','.join(names)}", f"--aptopt={_proxies()}", f"--keyring={KEYRING}"]
     argv += [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("man", "locale", "doc", "info")]

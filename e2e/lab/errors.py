@@ -21,3 +21,7 @@ class LabError(Exception):
         if self.log is not None:
             lines.append(f"  log:  {self.log}")
         return "\n".join(lines)
+
+
+class Ended(LabError):
+    """Something that was to be waited for is gone: waiting longer is no use."""

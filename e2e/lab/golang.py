@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from functools import cache as remember
 from pathlib import Path
@@ -58,8 +57,8 @@ def _on_this_machine() -> Go | None:
 
 
 def _fetch(old: Go, scratch: Path) -> None:
-    with step("Fetching a newer Go", usually=40), tempfile.TemporaryDirectory() as folder:
-        answer = old.run("mod", "download", "-json", TOOLCHAIN, seconds=900, cwd=Path(folder))
+    with step("Fetching a newer Go", usually=40):
+        answer = old.run("mod", "download", "-json", TOOLCHAIN, seconds=900, cwd=scratch)
         shutil.copytree(json.loads(answer)["Dir"], scratch / "go")
         for tools in ("go/bin", "go/pkg/tool"):  # a module's files come without their executable bits
             for path in (scratch / tools).rglob("*"):

@@ -7,12 +7,10 @@ unpacks them once, into a folder, and the folder becomes a disk image.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import cache, components, debian, oci, packages, paths, processes, wheels
-from lab.api import wait_for
+from lab import cache, components, debian, oci, packages, paths, wheels
 from lab.command import isolated, run
 from lab.progress import step
 
@@ -76,8 +74,7 @@ def millpond() -> Path:
         shutil.copytree(dependencies, context / "wheels")
         shutil.copytree(ours, context / "wheels", dirs_exist_ok=True)
         (wheel,) = ours.glob("*.whl")
-        log = paths.cache() / "logs" / "buildah.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log = paths.logs() / "buildah.log"
         buildah: list[str | Path] = ["buildah", "--root", scratch / "storage", "--runroot", scratch / "run"]
         buildah += ["--storage-driver", "vfs"]
         arguments = [f"--build-arg=BASE=oci-archive:{foundation}", f"--build-arg=VERSION={wheel.name.split('-')[1]}"]
@@ -108,24 +105,23 @@ def store(archives: Sequence[Path]) -> Path:
 
 
 def _import(programs: dict[str, Path], archives: Sequence[Path], root: Path) -> None:
-    """Run a containerd whose root is the folder ``root`` and let it import the archives."""
+    """Let a containerd whose root is the folder ``root`` import the archives; its mounts and socket end with it."""
     packages.ensure("unshare")
-    with tempfile.TemporaryDirectory(prefix="millpond-") as short:  # a socket's path is short
-        folder = Path(short)
-        config = folder / "config.toml"
-        cri = [f"io.containerd.{part}" for part in ("grpc.v1.cri", "cri.v1.images", "cri.v1.runtime")]
-        config.write_text(
-            f'version = 3\nroot = "{root}"\nstate = "{folder}/state"\ndisabled_plugins = {cri}\n'
-            f'[grpc]\naddress = "{folder}/socket"\n'
-        )
-        ctr: list[str | Path] = [programs["ctr"], "-a", folder / "socket", "-n", NAMESPACE]
-        # A mount namespace of its own: whatever it mounts while unpacking goes with it.
-        argv: list[str | Path] = ["unshare", "--mount", programs["containerd"], "-c", config]
-        daemon = processes.start(argv, folder, "containerd", with_us=True)
-        try:
-            wait_for(lambda: run([*ctr, "version"], seconds=10) != "", "containerd answers", seconds=30)
-            for archive in archives:
-                run([*ctr, "images", "import", "--snapshotter", "overlayfs", archive], seconds=300)
-        finally:
-            daemon.end(grace=10)
+    config = root.with_suffix(".toml")
+    cri = [f"io.containerd.{part}" for part in ("grpc.v1.cri", "cri.v1.images", "cri.v1.runtime")]
+    config.write_text(
+        f'version = 3\nroot = "{root}"\nstate = "/run/millpond"\ndisabled_plugins = {cri}\n'
+        '[grpc]\naddress = "/run/millpond.sock"\n'
+    )
+    script = """set -eu
+        containerd=$1 ctr="$2 -a /run/millpond.sock -n k8s.io" config=$3; shift 3
+        mount -t tmpfs tmpfs /run
+        $containerd -c "$config" & daemon=$!
+        tries=0; until $ctr version; do tries=$((tries + 1)); [ $tries -lt 150 ]; sleep 0.2; done
+        for archive; do $ctr images import --snapshotter overlayfs "$archive"; done
+        kill $daemon; wait $daemon"""
+    log = paths.logs() / "image-import.log"
+    argv: list[str | Path] = ["sh", "-c", script, "import", programs["containerd"], programs["ctr"], config, *archives]
+    run(isolated(argv), seconds=900, log=log)
+    config.unlink()
     shutil.rmtree(root / "tmpmounts", ignore_errors=True)

@@ -50,16 +50,17 @@ def install(names: list[str], *, why: str) -> None:
     if os.geteuid() != 0:
         raise LabError(f"missing on this machine: {', '.join(names)} ({why})", next_step=f"run: sudo {command}")
     say(f"This machine lacks {', '.join(names)} ({why}); installing with apt-get.")
-    log = paths.cache() / "logs" / "apt.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = paths.logs() / "apt.log"
     env = {"DEBIAN_FRONTEND": "noninteractive"}
     with step(f"apt-get install {' '.join(names)}", usually=60):
         lock = ["-o", "DPkg::Lock::Timeout=600"]
-        run(["apt-get", *lock, "update"], seconds=900, log=log, env=env, next_step="is apt set up on this machine?")
+        next_step = "is apt set up on this machine?"
+        run(["apt-get", *lock, "update"], seconds=900, log=log, env=env, with_us=False, next_step=next_step)
         run(
             ["apt-get", *lock, "install", "-y", "--no-install-recommends", *names],
             seconds=1800,
             log=log,
             env=env,
+            with_us=False,
             next_step=f"try by hand: {command}",
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 from pathlib import Path
 
 from lab.errors import LabError
@@ -23,6 +25,27 @@ def cache() -> Path:
         return Path(named).absolute()
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "millpond"
+
+
+def scratch() -> Path:
+    """A folder for this process's and its children's temporary files; gone with the process, or at the next start."""
+    everyone = cache() / "tmp"
+    mine = everyone / str(os.getpid())
+    if not mine.exists():
+        everyone.mkdir(parents=True, exist_ok=True)
+        for left in everyone.iterdir():
+            if not Path("/proc", left.name).exists():
+                shutil.rmtree(left, ignore_errors=True)
+        mine.mkdir(exist_ok=True)
+        atexit.register(shutil.rmtree, mine, ignore_errors=True)
+    return mine
+
+
+def logs() -> Path:
+    """The folder for the logs of builds."""
+    folder = cache() / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def lab_folder(name: str) -> Path:

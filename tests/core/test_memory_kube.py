@@ -1,56 +1,19 @@
-"""The API server in memory keeps the port's promises; tests/api holds the same ones against a real one."""
+"""The API server in memory: it keeps the port's promises, and fails when it is told to."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
-
 import pytest
+from kube_contract import *  # noqa: F403 (the contract's tests become ours)
+from kube_contract import take, volume
 
-from millpond_core.errors import Conflict, Invalid, NotFound, Unavailable
-from millpond_core.model import ObjectMeta, StorageDevice, VirtualVolume
-from millpond_core.model.storagedevice import Identity, StorageDeviceSpec
-from millpond_core.model.virtualvolume import VirtualVolumeSpec
+from millpond_core.errors import Conflict, Unavailable
+from millpond_core.model import VirtualVolume
 from millpond_core.testing.kube import MemoryKube
 
 
 @pytest.fixture
 def kube() -> MemoryKube:
     return MemoryKube()
-
-
-def volume(name: str = "v", size: str = "1Gi", **labels: str) -> VirtualVolume:
-    return VirtualVolume(metadata=ObjectMeta(name=name, labels=labels), spec=VirtualVolumeSpec(size=size))
-
-
-def device(name: str, node: str) -> StorageDevice:
-    spec = StorageDeviceSpec(node_name=node, identity=Identity(serial=name))
-    return StorageDevice(metadata=ObjectMeta(name=name), spec=spec)
-
-
-def expects(path: str, value: Any) -> dict[str, Any]:
-    return {"op": "test", "path": path, "value": value}
-
-
-def mapping(generation: int, record_seq: int, **legs: str) -> list[dict[str, Any]]:
-    entries = [{"id": leg, "node": f"n-{leg}", "state": state} for leg, state in legs.items()]
-    value = {"generation": generation, "recordSeq": record_seq, "legs": entries}
-    return [{"op": "replace", "path": "/status/mapping", "value": value}]
-
-
-async def take(stream: AsyncIterator[tuple[str, Any]], count: int) -> list[tuple[str, str]]:
-    return [(verb, obj.metadata.name) for verb, obj in [await asyncio.wait_for(anext(stream), 1) for _ in range(count)]]
-
-
-async def test_a_watch_lists_says_synced_and_follows(kube: MemoryKube) -> None:
-    await kube.create(volume("a"))
-    stream = kube.watch(VirtualVolume)
-    assert await take(stream, 2) == [("ADDED", "a"), ("SYNCED", "")]
-    await kube.create(volume("b"))
-    await kube.merge(VirtualVolume, "a", {"spec": {"size": "2Gi"}})
-    await kube.delete(VirtualVolume, "b")
-    assert await take(stream, 3) == [("ADDED", "b"), ("MODIFIED", "a"), ("DELETED", "b")]
 
 
 async def test_what_vanished_during_an_outage_is_deleted_by_the_relist(kube: MemoryKube) -> None:
@@ -61,101 +24,6 @@ async def test_what_vanished_during_an_outage_is_deleted_by_the_relist(kube: Mem
     await kube.delete(VirtualVolume, "a")
     kube.relist()
     assert await take(stream, 3) == [("DELETED", "a"), ("ADDED", "b"), ("SYNCED", "")]
-
-
-async def test_leaving_a_selection_looks_like_a_deletion(kube: MemoryKube) -> None:
-    await kube.create(volume("a", node="n1"))
-    stream = kube.watch(VirtualVolume, labels="node=n1")
-    await take(stream, 2)
-    await kube.merge(VirtualVolume, "a", {"metadata": {"labels": {"node": "n2"}}})
-    await kube.merge(VirtualVolume, "a", {"metadata": {"labels": {"node": "n1"}}})
-    assert await take(stream, 2) == [("DELETED", "a"), ("ADDED", "a")]
-
-
-async def test_only_selectable_fields_select(kube: MemoryKube) -> None:
-    await kube.create(device("d1", "n1"))
-    await kube.create(device("d2", "n2"))
-    assert [d.metadata.name for d in await kube.list(StorageDevice, fields="spec.nodeName=n2")] == ["d2"]
-    with pytest.raises(Invalid, match="field label not supported"):
-        await kube.list(StorageDevice, fields="spec.identity.serial=d1")
-
-
-async def test_a_failed_test_is_a_conflict_and_changes_nothing(kube: MemoryKube) -> None:
-    await kube.create(volume())
-    await kube.patch(
-        VirtualVolume, "v", [expects("/status/mapping/generation", 0), *mapping(1, 1, a="InSync")], status=True
-    )
-    with pytest.raises(Conflict, match="it is 1, not 0"):
-        await kube.patch(VirtualVolume, "v", [expects("/status/mapping/generation", 0), *mapping(1, 2)], status=True)
-    with pytest.raises(Conflict, match="no index 4"):
-        await kube.patch(VirtualVolume, "v", [expects("/status/mapping/legs/4/id", "a")], status=True)
-    assert [leg.id for leg in (await kube.get(VirtualVolume, "v")).status.mapping.legs] == ["a"]
-
-
-async def test_a_broken_rule_is_refused_with_its_sentence(kube: MemoryKube) -> None:
-    await kube.create(volume())
-    await kube.patch(VirtualVolume, "v", mapping(1, 1, a="InSync", b="Stale"), status=True)
-    with pytest.raises(Invalid, match=r"legs\[1\].state: .*through Rebuilding only"):
-        await kube.patch(VirtualVolume, "v", mapping(1, 2, a="InSync", b="InSync"), status=True)
-    with pytest.raises(Invalid, match="the last leg in sync stays"):
-        await kube.patch(VirtualVolume, "v", mapping(1, 2, a="Stale", b="Stale"), status=True)
-    with pytest.raises(Invalid, match="it starts as Rebuilding"):
-        await kube.patch(VirtualVolume, "v", mapping(2, 2, a="InSync", b="Stale", c="InSync"), status=True)
-
-
-async def test_unknown_and_missing_fields_are_refused(kube: MemoryKube) -> None:
-    with pytest.raises(Invalid, match=r"spec\.size: Required value"):
-        await kube.create(volume(size=""))
-    await kube.create(volume())
-    with pytest.raises(Invalid, match=r'unknown field "spec\.colour"'):
-        await kube.merge(VirtualVolume, "v", {"spec": {"colour": "red"}})
-    with pytest.raises(Invalid, match=r"layout\.copies"):
-        await kube.merge(VirtualVolume, "v", {"spec": {"layout": {"copies": 9}}})
-
-
-async def test_appliers_keep_their_own_entries(kube: MemoryKube) -> None:
-    await kube.create(volume())
-    await kube.apply_status(VirtualVolume, "v", {"phase": "Ready", "message": "m"}, manager="master")
-    await kube.apply_status(
-        VirtualVolume, "v", {"nodes": [{"node": "n1", "epoch": 1, "message": "busy"}]}, manager="n1"
-    )
-    await kube.apply_status(VirtualVolume, "v", {"nodes": [{"node": "n2", "epoch": 4}]}, manager="n2")
-    found = await kube.apply_status(VirtualVolume, "v", {"nodes": [{"node": "n1", "epoch": 2}]}, manager="n1")
-    assert {r.node: (r.epoch, r.message) for r in found.status.nodes} == {"n1": (2, ""), "n2": (4, "")}
-    found = await kube.apply_status(VirtualVolume, "v", {}, manager="n1")
-    assert [report.node for report in found.status.nodes] == ["n2"]
-    assert (found.status.phase, found.status.message) == ("Ready", "m")
-
-
-async def test_a_patch_takes_a_field_over(kube: MemoryKube) -> None:
-    await kube.create(volume())
-    await kube.apply_status(VirtualVolume, "v", {"message": "applied"}, manager="master")
-    await kube.merge(VirtualVolume, "v", {"status": {"message": "patched"}}, status=True)
-    found = await kube.apply_status(VirtualVolume, "v", {}, manager="master")
-    assert found.status.message == "patched"
-
-
-async def test_status_and_spec_do_not_touch_each_other(kube: MemoryKube) -> None:
-    created = await kube.create(volume())
-    both = {"spec": {"size": "2Gi"}, "status": {"message": "m"}}
-    by_status = await kube.merge(VirtualVolume, "v", both, status=True)
-    assert (by_status.spec.size, by_status.status.message, by_status.metadata.generation) == ("1Gi", "m", 1)
-    by_spec = await kube.merge(VirtualVolume, "v", {**both, "status": {"message": "n"}})
-    assert (by_spec.spec.size, by_spec.status.message, by_spec.metadata.generation) == ("2Gi", "m", 2)
-    stale = {"metadata": {"resourceVersion": created.metadata.resource_version}, "spec": {"size": "3Gi"}}
-    with pytest.raises(Conflict, match="has been modified"):
-        await kube.merge(VirtualVolume, "v", stale)
-
-
-async def test_finalizers_hold_a_deletion(kube: MemoryKube) -> None:
-    await kube.create(volume())
-    await kube.merge(VirtualVolume, "v", {"metadata": {"finalizers": ["f"]}})
-    await kube.delete(VirtualVolume, "v")
-    assert (await kube.get(VirtualVolume, "v")).metadata.deletion_timestamp
-    await kube.merge(VirtualVolume, "v", {"metadata": {"finalizers": None}})
-    with pytest.raises(NotFound):
-        await kube.get(VirtualVolume, "v")
-    await kube.delete(VirtualVolume, "v")
 
 
 async def test_a_lease_is_one_holders_until_it_stands_still() -> None:
@@ -187,15 +55,3 @@ async def test_it_fails_when_told_to(kube: MemoryKube) -> None:
     with kube.outage(), pytest.raises(Unavailable):
         await kube.get(VirtualVolume, "v")
     assert (await kube.get(VirtualVolume, "v")).metadata.name == "v"
-
-
-async def test_raw_serves_core_kinds(kube: MemoryKube) -> None:
-    for name in ("n1", "n2"):
-        await kube.raw("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": {"zone": name}}})
-    await kube.raw(
-        "PATCH", "/api/v1/nodes/n1", {"metadata": {"labels": {"a": "b"}}}, content_type="application/merge-patch+json"
-    )
-    found = await kube.raw("GET", "/api/v1/nodes?labelSelector=zone%3Dn1")
-    assert [item["metadata"]["labels"] for item in found["items"]] == [{"zone": "n1", "a": "b"}]
-    with pytest.raises(Conflict):
-        await kube.raw("POST", "/api/v1/nodes", {"metadata": {"name": "n1"}})

@@ -73,7 +73,7 @@ class ObjectMeta(Wire, frozen=True, kw_only=True):
     finalizers: list[str] = []
 
 
-class Condition(Wire, omit_defaults=False, frozen=True, kw_only=True):
+class Condition(Wire, frozen=True, kw_only=True):
     """A condition in the form of ``meta/v1`` that ``kubectl wait`` and kstatus understand."""
 
     type: Annotated[str, Meta(description="What is being said, such as Ready or Degraded.", max_length=316)]
@@ -84,4 +84,10 @@ class Condition(Wire, omit_defaults=False, frozen=True, kw_only=True):
         str,
         Meta(description="When status last changed (RFC 3339).", extra_json_schema={"format": "date-time"}),
     ]
-    observed_generation: Annotated[int, Meta(description="metadata.generation this was judged from.", ge=0)] = 0
+    observed_generation: Annotated[
+        int,
+        Meta(
+            description="metadata.generation this was judged from; kubectl wait waits while it is older than the object's.",
+            ge=0,
+        ),
+    ] = 0

@@ -507,7 +507,6 @@ class VirtualVolume(Wire, frozen=True, kw_only=True):
         Column("Message", ".status.message"),
         Column("Epoch", ".status.attachment.epoch", "integer", wide=True),
         Column("Record", ".status.mapping.recordSeq", "integer", wide=True),
-        Column("Legs", ".status.mapping.legs[*].node", wide=True),
         Column("UUID", ".spec.uuid", wide=True),
         Column("Age", ".metadata.creationTimestamp", "date", wide=True),
     )

@@ -52,7 +52,8 @@ class Leader:
             while True:
                 await asyncio.wait([work], timeout=RENEW_SECONDS)
                 if work.done():
-                    return _ended(work)
+                    _ended(work)
+                    return
                 began = self._clock.boottime()
                 if began - renewed >= DEADLINE_SECONDS:
                     log.error("could not renew the Lease for %.0f s: leading no more", began - renewed)

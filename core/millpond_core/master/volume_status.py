@@ -183,16 +183,17 @@ def _claim(volume: VirtualVolume) -> ClaimRef | None:
 def _notices(volume: VirtualVolume, fields: dict[str, Any]) -> list[Notice]:
     """An Event for a phase that people should know of, and for a new reason why nothing can be done."""
     before, phase, message = volume.status.phase, fields["phase"], fields["message"]
-    if phase != before:
-        match phase:
-            case "Ready":
-                return [Notice("Ready", f"{format_bytes(fields['size_bytes'])}, copies {fields['copies']}")]
-            case "Degraded" | "Faulted":
-                return [Notice(phase, message or phase, warning=True)]
+    notices = []
+    if phase != before and phase == "Ready":
+        notices.append(Notice("Ready", f"{format_bytes(fields['size_bytes'])}, copies {fields['copies']}"))
+    elif phase != before and phase in ("Degraded", "Faulted"):
+        notices.append(Notice(phase, message or phase, warning=True))
     was, ready = (conditions.find(there, "Ready") for there in (volume.status.conditions, fields["conditions"]))
-    stuck = ("NoRoom", "Invalid", "MappingLost")
-    if ready and ready.reason in stuck and (was is None or was.reason != ready.reason):
-        return [Notice(ready.reason, message, warning=True)]
-    if "no spare can be placed" in message and "no spare can be placed" not in volume.status.message:
-        return [Notice("NoRoom", message, warning=True)]
-    return []
+    if ready and ready.reason in ("NoRoom", "Invalid", "MappingLost") and (was is None or was.reason != ready.reason):
+        notices.append(Notice(ready.reason, message, warning=True))
+    if _NO_SPARE in message and _NO_SPARE not in volume.status.message:
+        notices.append(Notice("NoRoom", message, warning=True))
+    return notices
+
+
+_NO_SPARE = "no spare can be placed"

@@ -1,0 +1,142 @@
+"""The master's loop on the API server in memory, with scripted nodes around it.
+
+``Cluster.settle`` lets the master and the nodes take turns until nothing changes any more; ``Cluster.later`` moves time.
+The master can be killed after any of its writes (``Cluster.kill_after``) and is then made anew, from the objects alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from scripted import FakeClock, Nodes
+
+from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.testing.kube import MemoryKube
+from millpond_operator.heartbeats import Heartbeats
+from millpond_operator.master import Master
+
+WRITES = frozenset({"patch", "merge", "apply_status", "create", "delete"})
+
+
+class Killed(BaseException):
+    """The master's process is gone."""
+
+
+class MasterKube(MemoryKube):
+    """The same store, as the master reaches it: it may be killed after any write, or before it."""
+
+    budget: int | None = None
+    """Writes that are left to it; None: no end."""
+    lose_answer = False
+    """Whether the last write is done before the kill."""
+
+    def __init__(self, shared: MemoryKube) -> None:
+        self.__dict__ = shared.__dict__  # one store, two doors
+
+    async def _spend(self, write: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        cls = type(self)
+        if cls.budget is None:
+            return await write(*args, **kwargs)
+        if cls.budget == 0:
+            raise Killed
+        cls.budget -= 1
+        answer = await write(*args, **kwargs)
+        if cls.budget == 0:
+            raise Killed
+        return answer
+
+    async def patch(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._spend(super().patch, *args, **kwargs)
+
+    async def merge(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._spend(super().merge, *args, **kwargs)
+
+    async def create(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._spend(super().create, *args, **kwargs)
+
+    async def apply_status(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._spend(super().apply_status, *args, **kwargs)
+
+    async def delete(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._spend(super().delete, *args, **kwargs)
+
+
+class Cluster:
+    """Master, nodes, time."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.kube = MemoryKube(self.clock)
+        self.nodes = Nodes(self.kube, self.clock)
+        self.kills = 0
+        self.kubelets: dict[str, bool] = {}
+        self._renew()
+
+    def _renew(self) -> None:
+        self.door = MasterKube(self.kube)
+        self.master = Master(self.door, self.clock)
+        self.hearts = Heartbeats(self.door, self.clock, self.master, "millpond-system")
+        self.loaded = False
+
+    async def turn(self) -> bool:
+        """The master looks at all that is due. Whether it wrote anything."""
+        before = self._version()
+        try:
+            # A master without events: it reads everything instead.
+            await self.master.load()
+            await self.hearts.look()
+            while (key := self.master.agenda.pop(self.clock.boottime())) is not None:
+                await self.master.look(key)
+        except Killed:
+            self.kills += 1
+            self._renew()
+            MasterKube.budget = self.next_budget
+            return True
+        return self._version() != before
+
+    next_budget: int | None = None
+
+    async def settle(self, turns: int = 80) -> None:
+        """Until neither the master nor any node writes anything."""
+        for _ in range(turns):
+            before = self._version()
+            await self.turn()
+            await self.nodes.act()
+            await self.turn()
+            self.clock.pass_(0.25)
+            if self._quiet(before):
+                return
+        raise AssertionError(f"not settled: {self.master.agenda.next_at()}")
+
+    async def later(self, seconds: float, step: float = 3.0) -> None:
+        """Time passes, everyone goes on."""
+        end = self.clock.time + seconds
+        while self.clock.time < end:
+            self.clock.pass_(min(step, end - self.clock.time))
+            await self.settle()
+
+    def _quiet(self, before: int) -> bool:
+        # Leases are renewed each turn; nothing else is.
+        renewed = sum(1 for node in self.nodes.nodes.values() if not node.silent)
+        return self._version() - before <= renewed
+
+    def _version(self) -> int:
+        return int(self.kube._store._version)
+
+    async def volume(self, name: str = "v1") -> VirtualVolume:
+        return await self.kube.get(VirtualVolume, name)
+
+    async def device(self, name: str) -> StorageDevice:
+        return await self.kube.get(StorageDevice, name)
+
+    async def node(self, name: str) -> StorageNode:
+        return await self.kube.get(StorageNode, name)
+
+    async def quiescences(self) -> list[Quiescence]:
+        found = await self.kube.list(Quiescence)
+        return sorted(found, key=lambda q: (q.metadata.creation_timestamp or "", q.metadata.name))
+
+    def set_kubelet(self, node: str, ready: bool) -> None:
+        """The second witness: a Kubernetes Node's Ready condition."""
+        self.kubelets[node] = ready

@@ -1,4 +1,4 @@
-"""A master and a state manager that do at once what they should: for tests of whoever waits for them."""
+"""For tests: capabilities, and a master with state managers that do at once what they should."""
 
 from __future__ import annotations
 
@@ -13,9 +13,22 @@ from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import Extent, Leg
 from millpond_core.ports import Kube
 from millpond_core.units import leg_units, parse_quantity, round_up
+from millpond_csi.stubs import csi
+
+Mode = csi.VolumeCapability.AccessMode
 
 Front = Callable[[str, str, int], None]
 """Called with the node, spec.uuid and the size in bytes when a front appears, and with size 0 when it goes."""
+
+
+def mount_capability(fs_type: str = "", mode: int = Mode.SINGLE_NODE_WRITER, flags: tuple[str, ...] = ()) -> Any:
+    """To be mounted."""
+    return csi.VolumeCapability(mount={"fs_type": fs_type, "mount_flags": flags}, access_mode=Mode(mode=mode))
+
+
+def block_capability(mode: int = Mode.SINGLE_NODE_WRITER) -> Any:
+    """To be used raw."""
+    return csi.VolumeCapability(block={}, access_mode=Mode(mode=mode))
 
 
 class ScriptedMaster:

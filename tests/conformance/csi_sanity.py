@@ -94,9 +94,7 @@ def check(outcome: Outcome, said: Iterable[str]) -> None:
     assert not outcome.failed, "\n\n".join(f"{name}\n{why}" for name, why in outcome.failed.items())
     assert outcome.passed, "csi-sanity ran nothing"
     said = set(said)
-    wrong = {
-        name: reason for name, reason in outcome.skipped.items() if reason not in SKIPS or SKIPS[reason] in said
-    }
+    wrong = {name: reason for name, reason in outcome.skipped.items() if reason not in SKIPS or SKIPS[reason] in said}
     assert not wrong, "skipped, although advertised or for an unknown reason: " + "; ".join(
         f"{name}: {reason}" for name, reason in wrong.items()
     )

@@ -24,19 +24,10 @@ from millpond_csi.deadline import Deadline
 from millpond_csi.formats import FormatMarks
 from millpond_csi.node import NodeService
 from millpond_csi.stubs import csi
-from millpond_csi.testing import ScriptedMaster
+from millpond_csi.testing import ScriptedMaster, mount_capability
 
 NODE = "n1"
 MIB = 1 << 20
-MODE = csi.VolumeCapability.AccessMode
-
-
-def mount_capability(fs_type: str = "", mode: int = MODE.SINGLE_NODE_WRITER, flags: tuple[str, ...] = ()) -> Any:
-    return csi.VolumeCapability(mount={"fs_type": fs_type, "mount_flags": flags}, access_mode=MODE(mode=mode))
-
-
-def block_capability(mode: int = MODE.SINGLE_NODE_WRITER) -> Any:
-    return csi.VolumeCapability(block={}, access_mode=MODE(mode=mode))
 
 
 class Driver(SimpleNamespace):

@@ -1,0 +1,326 @@
+"""The Controller service: idempotence, refusals, waits."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from millpond_core.errors import Conflict, Invalid, NotFound, Unavailable
+from millpond_core.model import VirtualVolume
+from millpond_csi.errors import AlreadyExists, NoRoom, NotReady, OutOfRange, Refused
+from millpond_csi.stubs import csi
+from millpond_csi.testing import Mode, block_capability, mount_capability
+
+MIB = 1 << 20
+HOSTILE = ["..", "a/b", "a\0", "a" * 5000]
+
+
+def on(*nodes: str) -> Any:
+    topologies = [csi.Topology(segments={"topology.millpond.io/node": node}) for node in nodes]
+    return csi.TopologyRequirement(requisite=topologies, preferred=topologies)
+
+
+# --- create ---
+
+
+async def test_the_same_call_again_finds_the_same_volume(driver: Any) -> None:
+    first = await driver.create(parameters={"copies": "2"})
+    again = await driver.create(parameters={"copies": "2"}, accessibility_requirements=on("n2"))
+    assert first == again
+    assert len(await driver.kube.list(VirtualVolume)) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"size": 128 * MIB}, {"parameters": {"copies": "3"}}, {"capacity_range": {"limit_bytes": 32 * MIB}}],
+)
+async def test_another_volume_of_the_same_name_is_refused(driver: Any, fields: dict[str, Any]) -> None:
+    await driver.create()
+    with pytest.raises(AlreadyExists, match=r"pvc-1 exists and differs: .+"):
+        await driver.create(**fields)
+
+
+async def test_a_name_that_is_no_id_is_kept_as_an_annotation(driver: Any) -> None:
+    volume = await driver.create("Sanity ÄÖ-01")
+    stored = await driver.kube.get(VirtualVolume, volume.volume_id)
+    assert stored.metadata.annotations == {"millpond.io/requested-name": "Sanity ÄÖ-01"}
+
+
+async def test_no_room_is_said_with_the_masters_reason_and_leaves_nothing(driver: Any) -> None:
+    with pytest.raises(NoRoom, match="1073741824 are free on n1"):
+        await driver.create(size=2048 * MIB)
+    await driver.call("delete_volume", volume_id="pvc-1")
+    assert await driver.kube.list(VirtualVolume) == []
+    assert (await driver.create(size=64 * MIB)).volume_id == "pvc-1"
+
+
+async def test_a_volume_that_is_not_ready_in_time_is_waited_for_again(driver: Any) -> None:
+    driver.master.stuck.add("allocate")
+    with pytest.raises(NotReady, match="is the operator running"):
+        await driver.call(
+            "create_volume", 0.3, name="pvc-1", volume_capabilities=[mount_capability()], parameters={"copies": "2"}
+        )
+    uuid = (await driver.kube.get(VirtualVolume, "pvc-1")).spec.uuid
+    driver.master.stuck.clear()
+    await driver.kube.merge(VirtualVolume, "pvc-1", {"metadata": {"annotations": {"poke": "1"}}})
+    volume = await driver.create(capacity_range={}, parameters={"copies": "2"})
+    assert volume.volume_context["uuid"] == uuid
+
+
+async def test_a_volume_that_is_being_deleted_is_not_taken_for_the_new_one(driver: Any) -> None:
+    await driver.create()
+    driver.master.stuck.add("release")
+    with pytest.raises(NotReady):
+        await driver.call("delete_volume", 0.3, volume_id="pvc-1")
+    with pytest.raises(NotReady, match="still being deleted"):
+        await driver.call(
+            "create_volume",
+            0.3,
+            name="pvc-1",
+            volume_capabilities=[mount_capability()],
+            capacity_range={"required_bytes": 64 * MIB},
+        )
+
+
+async def test_the_first_preferred_node_is_preferred(driver: Any) -> None:
+    await driver.create(accessibility_requirements=on("n2", "n1"))
+    assert (await driver.kube.get(VirtualVolume, "pvc-1")).spec.placement.preferred_node == "n2"
+
+
+async def test_with_access_any_a_volume_is_reachable_from_everywhere(driver: Any) -> None:
+    assert list((await driver.create(accessibility_requirements=on("n3"))).accessible_topology) == []
+
+
+async def test_with_leg_nodes_only_a_volume_is_reachable_from_its_legs(driver: Any) -> None:
+    volume = await driver.create(parameters={"access": "LegNodes"}, accessibility_requirements=on("n1", "n2"))
+    assert [dict(t.segments) for t in volume.accessible_topology] == [{"topology.millpond.io/node": "n1"}]
+
+
+async def test_with_leg_nodes_only_a_leg_elsewhere_is_no_room(driver: Any) -> None:
+    with pytest.raises(NoRoom, match="may run on n3, but there was room on n1 only"):
+        await driver.create(parameters={"access": "LegNodes"}, accessibility_requirements=on("n3"))
+    await driver.call("delete_volume", volume_id="pvc-1")
+    assert await driver.kube.list(VirtualVolume) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"parameters": {"colour": "blue"}}, "unknown StorageClass parameter 'colour'; known: pool, copies"),
+        ({"volume_capabilities": []}, "volume_capabilities are missing"),
+        ({"volume_capabilities": [block_capability(Mode.MULTI_NODE_MULTI_WRITER)]}, "one node at a time"),
+        ({"volume_content_source": {"snapshot": {"snapshot_id": "s"}}}, "volume_content_source"),
+        ({"mutable_parameters": {"a": "b"}}, "VolumeAttributesClass"),
+        ({"capacity_range": {"required_bytes": 2, "limit_bytes": 1}}, "capacity_range"),
+        ({"accessibility_requirements": {"preferred": [{"segments": {"zone": "a"}}]}}, "topology has the keys"),
+        ({"name": "x" * 129}, "128 bytes"),
+    ],
+)
+async def test_a_claim_that_can_never_be_is_refused(driver: Any, fields: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(Invalid, match=complaint):
+        await driver.create(**fields)
+    assert await driver.kube.list(VirtualVolume) == []
+
+
+async def test_a_range_without_a_whole_unit_is_out_of_range(driver: Any) -> None:
+    with pytest.raises(OutOfRange):
+        await driver.create(capacity_range={"required_bytes": 5 * MIB, "limit_bytes": 6 * MIB})
+
+
+# --- delete ---
+
+
+async def test_delete_is_done_when_there_is_nothing(driver: Any) -> None:
+    await driver.call("delete_volume", volume_id="never-there")
+
+
+async def test_delete_waits_for_the_release(driver: Any) -> None:
+    await driver.create()
+    driver.master.stuck.add("release")
+    with pytest.raises(NotReady, match="given back"):
+        await driver.call("delete_volume", 0.3, volume_id="pvc-1")
+
+
+async def test_a_volume_in_use_is_not_deleted(driver: Any) -> None:
+    volume = await driver.create()
+    await driver.attach(volume)
+    with pytest.raises(Refused, match="attached to node n1"):
+        await driver.call("delete_volume", volume_id="pvc-1")
+    assert (await driver.kube.get(VirtualVolume, "pvc-1")).metadata.deletion_timestamp is None
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize(
+    "method",
+    ["delete_volume", "controller_publish_volume", "controller_unpublish_volume", "validate_volume_capabilities"],
+)
+async def test_a_hostile_id_never_reaches_the_api_server(driver: Any, method: str, value: str) -> None:
+    before = list(driver.kube.calls)
+    with pytest.raises(Invalid, match="volume_id"):
+        await driver.call(method, volume_id=value)
+    assert [call for call in driver.kube.calls if call not in before] == []
+
+
+# --- attachment ---
+
+
+async def test_attaching_again_to_the_same_node_is_done(driver: Any) -> None:
+    volume = await driver.create()
+    assert await driver.attach(volume) == await driver.attach(volume)
+
+
+async def test_attaching_elsewhere_names_the_holder(driver: Any) -> None:
+    volume = await driver.create()
+    await driver.attach(volume, "n1")
+    with pytest.raises(Refused, match="attached to node n1"):
+        await driver.attach(volume, "n2")
+
+
+async def test_attach_answers_only_when_the_front_is_there_under_the_new_epoch(driver: Any) -> None:
+    volume = await driver.create()
+    await driver.attach(volume)
+    await driver.call("controller_unpublish_volume", volume_id="pvc-1", node_id="n1")
+    driver.master.stuck.add("attach")
+    waiting = asyncio.ensure_future(driver.attach(volume))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    stale = {"attachment": {"node": "n1", "epoch": 2, "clean": False}}
+    await driver.kube.merge(VirtualVolume, "pvc-1", {"status": stale}, status=True)
+    said = {"node": "n1", "epoch": 1, "front": "Active"}
+    await driver.kube.merge(VirtualVolume, "pvc-1", {"status": {"nodes": [said]}}, status=True)
+    await asyncio.sleep(0.1)
+    assert not waiting.done(), "the front of an older epoch was taken for the new one"
+    await driver.kube.merge(VirtualVolume, "pvc-1", {"status": {"nodes": [{**said, "epoch": 2}]}}, status=True)
+    assert (await asyncio.wait_for(waiting, 2))["epoch"] == "2"
+
+
+async def test_an_attach_that_takes_too_long_says_what_it_waits_for(driver: Any) -> None:
+    volume = await driver.create()
+    driver.master.stuck.add("attach")
+    message = {"status": {"message": "n3 has not confirmed the epoch"}}
+    await driver.kube.merge(VirtualVolume, "pvc-1", message, status=True)
+    with pytest.raises(NotReady, match="n3 has not confirmed the epoch"):
+        await driver.call(
+            "controller_publish_volume",
+            0.3,
+            volume_id=volume.volume_id,
+            node_id="n1",
+            volume_capability=mount_capability(),
+        )
+
+
+async def test_attaching_where_there_is_no_storagenode_or_no_volume(driver: Any) -> None:
+    volume = await driver.create()
+    with pytest.raises(NotFound, match="node n9 has no StorageNode"):
+        await driver.attach(volume, "n9")
+    volume.volume_id = "other"
+    with pytest.raises(NotFound, match="there is no volume other"):
+        await driver.attach(volume)
+
+
+async def test_a_context_of_another_volume_is_refused(driver: Any) -> None:
+    volume = await driver.create()
+    volume.volume_context["uuid"] = "0c6f8a3e-7f0e-4d7e-9a53-1d2a5a4f7b10"
+    with pytest.raises(Invalid, match="volume_context"):
+        await driver.attach(volume)
+
+
+async def test_of_two_who_attach_at_once_one_wins(driver: Any) -> None:
+    volume = await driver.create()
+    results = await asyncio.gather(
+        driver.attach(volume, "n1"), driver.attach(volume, "n2"), driver.attach(volume, "n3"), return_exceptions=True
+    )
+    losers = [each for each in results if isinstance(each, Exception)]
+    assert len(losers) == 2
+    assert all(isinstance(each, Conflict | Refused) for each in losers)
+
+
+async def test_detach_waits_for_the_teardown(driver: Any) -> None:
+    volume = await driver.create()
+    await driver.attach(volume)
+    driver.master.stuck.add("detach")
+    with pytest.raises(NotReady, match="taking it down"):
+        await driver.call("controller_unpublish_volume", 0.3, volume_id="pvc-1", node_id="n1")
+    assert (await driver.kube.get(VirtualVolume, "pvc-1")).spec.attachment.node == ""
+
+
+@pytest.mark.parametrize("node", ["n1", ""])
+async def test_detach_is_done_when_there_is_nothing_to_do(driver: Any, node: str) -> None:
+    await driver.call("controller_unpublish_volume", volume_id="never-there", node_id=node)
+    volume = await driver.create()
+    await driver.call("controller_unpublish_volume", volume_id=volume.volume_id, node_id=node)
+
+
+async def test_detach_from_another_node_leaves_the_holder_alone(driver: Any) -> None:
+    volume = await driver.create()
+    await driver.attach(volume, "n1")
+    await driver.call("controller_unpublish_volume", volume_id="pvc-1", node_id="n2")
+    assert (await driver.kube.get(VirtualVolume, "pvc-1")).spec.attachment.node == "n1"
+    await driver.call("controller_unpublish_volume", volume_id="pvc-1")
+    assert (await driver.kube.get(VirtualVolume, "pvc-1")).spec.attachment.node == ""
+
+
+async def test_an_outage_is_unavailable_not_an_answer(driver: Any) -> None:
+    volume = await driver.create()
+    with driver.kube.outage():
+        with pytest.raises(Unavailable):
+            await driver.attach(volume)
+        with pytest.raises(Unavailable):
+            await driver.call("delete_volume", volume_id="pvc-1")
+        with pytest.raises(Unavailable):
+            await driver.call("controller_unpublish_volume", volume_id="pvc-1", node_id="n1")
+
+
+# --- the rest ---
+
+
+async def test_lists_come_in_pages_and_say_where_volumes_are(driver: Any) -> None:
+    made = [await driver.create(f"pvc-{i}") for i in range(5)]
+    await driver.attach(made[3])
+    seen, token = [], ""
+    for _ in range(3):
+        page = await driver.call("list_volumes", max_entries=2, starting_token=token)
+        seen += [(entry.volume.volume_id, list(entry.status.published_node_ids)) for entry in page.entries]
+        token = page.next_token
+    assert seen == [(f"pvc-{i}", ["n1"] if i == 3 else []) for i in range(5)]
+    assert token == ""
+
+
+async def test_a_page_goes_on_though_its_last_volume_was_deleted(driver: Any) -> None:
+    for i in range(3):
+        await driver.create(f"pvc-{i}")
+    page = await driver.call("list_volumes", max_entries=1)
+    await driver.call("delete_volume", volume_id="pvc-0")
+    rest = await driver.call("list_volumes", starting_token=page.next_token)
+    assert [entry.volume.volume_id for entry in rest.entries] == ["pvc-1", "pvc-2"]
+
+
+async def test_a_foreign_token_starts_over(driver: Any) -> None:
+    with pytest.raises(Conflict, match="none of ours"):
+        await driver.call("list_volumes", starting_token="invalid-token")
+    with pytest.raises(Invalid, match="negative"):
+        await driver.call("list_volumes", max_entries=-1)
+
+
+async def test_capabilities_are_confirmed_or_refused_with_a_reason(driver: Any) -> None:
+    volume = await driver.create()
+    good = await driver.call(
+        "validate_volume_capabilities", volume_id=volume.volume_id, volume_capabilities=[block_capability()]
+    )
+    assert good.HasField("confirmed")
+    for fields in (
+        {"volume_capabilities": [block_capability(Mode.MULTI_NODE_MULTI_WRITER)]},
+        {"volume_capabilities": [block_capability()], "parameters": {"copies": "4"}},
+        {"volume_capabilities": [block_capability()], "volume_context": {"uuid": "x"}},
+    ):
+        bad = await driver.call("validate_volume_capabilities", volume_id=volume.volume_id, **fields)
+        assert not bad.HasField("confirmed")
+        assert bad.message
+
+
+async def test_capacity_needs_a_topology_of_ours(driver: Any) -> None:
+    assert (await driver.call("get_capacity")).available_capacity == 0
+    with pytest.raises(Invalid, match="topology"):
+        await driver.call("get_capacity", accessible_topology={"segments": {"zone": "a"}})

@@ -1,0 +1,263 @@
+"""On the wire: status codes, the lock, the log, sockets that stay, registration with the kubelet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from millpond_core import errors
+from millpond_csi import errors as csi_errors
+from millpond_csi.deadline import Deadline
+from millpond_csi.identity import Identity
+from millpond_csi.interceptors import VolumeLocks
+from millpond_csi.registration import Registration
+from millpond_csi.server import Server, serve, snake_case
+from millpond_csi.stubs import csi, registration
+
+KINDS = csi.DESCRIPTOR.services_by_name
+DELETE = "/csi.v1.Controller/DeleteVolume"
+SECRET = "tops3cret"
+
+
+class Controller:
+    """Raises ``error``, or waits for ``gate``."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.done: list[str] = []
+        self.deadlines: list[float] = []
+
+    async def delete_volume(self, request: Any, deadline: Deadline) -> Any:
+        self.deadlines.append(deadline.remaining())
+        if self.error is not None:
+            raise self.error
+        await self.gate.wait()
+        self.done.append(request.volume_id)
+        return csi.DeleteVolumeResponse()
+
+
+class Wire:
+    def __init__(self, service: Controller, channel: Any) -> None:
+        self.service = service
+        self.channel = channel
+
+    async def delete(self, volume: str = "pvc-1", *, seconds: float | None = 5.0) -> Any:
+        call = self.channel.unary_unary(
+            DELETE,
+            request_serializer=csi.DeleteVolumeRequest.SerializeToString,
+            response_deserializer=csi.DeleteVolumeResponse.FromString,
+        )
+        return await call(csi.DeleteVolumeRequest(volume_id=volume, secrets={"key": SECRET}), timeout=seconds)
+
+
+@pytest_asyncio.fixture
+async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
+    service = Controller()
+    server = Server(tmp_path / "csi.sock", [(KINDS["Controller"], service)])
+    await server.start()
+    async with grpc.aio.insecure_channel(f"unix:{server.socket}") as channel:
+        yield Wire(service, channel)
+    await server.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.Invalid("x"), "INVALID_ARGUMENT"),
+        (errors.NotFound("x"), "NOT_FOUND"),
+        (errors.Busy("x"), "ABORTED"),
+        (errors.Conflict("x"), "ABORTED"),
+        (errors.Unavailable("x"), "UNAVAILABLE"),
+        (errors.DeadlineExceeded("x"), "DEADLINE_EXCEEDED"),
+        (errors.Forbidden("x"), "PERMISSION_DENIED"),
+        (errors.CommandFailed(("mkfs",), 1, "x"), "INTERNAL"),
+        (csi_errors.NotReady("x"), "ABORTED"),
+        (csi_errors.NoRoom("x"), "RESOURCE_EXHAUSTED"),
+        (csi_errors.AlreadyExists("x"), "ALREADY_EXISTS"),
+        (csi_errors.OutOfRange("x"), "OUT_OF_RANGE"),
+        (csi_errors.Refused("x"), "FAILED_PRECONDITION"),
+        (ZeroDivisionError("x"), "INTERNAL"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+async def test_each_error_has_its_code_and_keeps_its_sentence(wire: Wire, error: Exception, code: str) -> None:
+    wire.service.error = error
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await wire.delete()
+    assert caught.value.code().name == code
+    assert "x" in caught.value.details()
+
+
+def test_no_category_of_error_is_forgotten() -> None:
+    known = tuple(kind for kind, _ in csi_errors.STATUS)
+    for module in (errors, csi_errors):
+        for each in vars(module).values():
+            if isinstance(each, type) and issubclass(each, errors.MillpondError) and each is not errors.MillpondError:
+                assert issubclass(each, known), f"{each.__name__} has no gRPC status"
+
+
+async def test_a_second_call_for_a_volume_is_told_so_at_once(wire: Wire) -> None:
+    wire.service.gate.clear()
+    first = asyncio.ensure_future(wire.delete())
+    await asyncio.sleep(0.1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await wire.delete()
+    assert caught.value.code() == grpc.StatusCode.ABORTED
+    assert "DeleteVolume of pvc-1 is still running" in caught.value.details()
+    wire.service.gate.set()
+    await first
+    await wire.delete()
+    assert wire.service.done == ["pvc-1", "pvc-1"]
+
+
+async def test_other_volumes_do_not_wait(wire: Wire) -> None:
+    wire.service.gate.clear()
+    calls = [asyncio.ensure_future(wire.delete(f"pvc-{i}")) for i in range(3)]
+    await asyncio.sleep(0.1)
+    wire.service.gate.set()
+    await asyncio.gather(*calls)
+    assert sorted(wire.service.done) == ["pvc-0", "pvc-1", "pvc-2"]
+
+
+async def test_a_caller_who_gives_up_leaves_the_call_running_under_its_lock(wire: Wire) -> None:
+    """A format that is killed half way is worse than one that nobody waits for."""
+    wire.service.gate.clear()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await wire.delete(seconds=0.2)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await wire.delete()
+    assert caught.value.code() == grpc.StatusCode.ABORTED
+    wire.service.gate.set()
+    await asyncio.sleep(0.1)
+    assert wire.service.done == ["pvc-1"]
+    await wire.delete()
+
+
+async def test_the_lock_is_free_after_a_failure() -> None:
+    locks = VolumeLocks()
+
+    async def fail(request: Any, deadline: Deadline) -> Any:
+        raise errors.Invalid("no")
+
+    method = locks.wrap("DeleteVolume", fail)
+    for _ in range(2):
+        with pytest.raises(errors.Invalid):
+            await method(csi.DeleteVolumeRequest(volume_id="a"), Deadline.after(1))
+
+
+async def test_the_deadline_is_a_little_before_the_callers(wire: Wire) -> None:
+    await wire.delete(seconds=10)
+    await wire.delete(seconds=None)
+    assert 8.5 < wire.service.deadlines[0] < 9.1
+    assert 100 < wire.service.deadlines[1] <= 120
+
+
+async def test_the_log_has_method_volume_duration_and_code_and_no_secret(
+    wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, logger="millpond.csi"):
+        await wire.delete()
+        wire.service.error = errors.NotFound("gone")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await wire.delete("a" * 5000)
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("DeleteVolume volume='pvc-1' 0.") and line.endswith(" OK") for line in lines)
+    assert any("NOT_FOUND: gone" in line and len(line) < 400 for line in lines)
+    assert not any(SECRET in line for line in lines)
+
+
+async def test_what_is_not_served_is_unimplemented(wire: Wire) -> None:
+    call = wire.channel.unary_unary(
+        "/csi.v1.Controller/CreateSnapshot",
+        request_serializer=csi.CreateSnapshotRequest.SerializeToString,
+        response_deserializer=csi.CreateSnapshotResponse.FromString,
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(csi.CreateSnapshotRequest(), timeout=5)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_method_names() -> None:
+    assert snake_case("NodeGetVolumeStats") == "node_get_volume_stats"
+    assert snake_case("Probe") == "probe"
+
+
+async def ready() -> bool:
+    return True
+
+
+async def ask(socket: Path, method: str, request: Any, answer: Any) -> Any:
+    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+        call = channel.unary_unary(
+            method, request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
+        )
+        return await call(request, timeout=5)
+
+
+async def test_the_kubelet_finds_us_and_tells_us(tmp_path: Path) -> None:
+    """As its plugin watcher does: GetInfo on the socket that it found, the driver at the endpoint, then the word."""
+    driver = Server(tmp_path / "plugins" / "csi.sock", [(KINDS["Identity"], Identity(ready))])
+    known = Registration(driver.socket)
+    service = registration.DESCRIPTOR.services_by_name["Registration"]
+    registrar = Server(tmp_path / "plugins_registry" / "csi.millpond.io-reg.sock", [(service, known)])
+    stopped = asyncio.Event()
+    running = asyncio.ensure_future(serve([driver, registrar], stopped, guard_seconds=0.1))
+    await asyncio.sleep(0.2)
+    prefix = "/pluginregistration.Registration/"
+    for _ in range(2):  # the kubelet restarts and asks again
+        info = await ask(registrar.socket, f"{prefix}GetInfo", registration.InfoRequest(), registration.PluginInfo)
+        assert (info.type, info.name, list(info.supported_versions)) == ("CSIPlugin", "csi.millpond.io", ["1.0.0"])
+        name = await ask(
+            Path(info.endpoint),
+            "/csi.v1.Identity/GetPluginInfo",
+            csi.GetPluginInfoRequest(),
+            csi.GetPluginInfoResponse,
+        )
+        assert name.name == info.name
+        status = registration.RegistrationStatus(plugin_registered=True)
+        await ask(
+            registrar.socket,
+            f"{prefix}NotifyRegistrationStatus",
+            status,
+            registration.RegistrationStatusResponse,
+        )
+        assert known.registered
+    refused = registration.RegistrationStatus(plugin_registered=False, error="no")
+    await ask(registrar.socket, f"{prefix}NotifyRegistrationStatus", refused, registration.RegistrationStatusResponse)
+    assert not known.registered
+    stopped.set()
+    await asyncio.wait_for(running, 5)
+    assert not registrar.socket.exists()
+
+
+async def test_a_socket_that_someone_removed_comes_back(tmp_path: Path) -> None:
+    server = Server(tmp_path / "a.sock", [(KINDS["Identity"], Identity(ready))])
+    stopped = asyncio.Event()
+    running = asyncio.ensure_future(serve([server], stopped, guard_seconds=0.1))
+    await asyncio.sleep(0.2)
+    server.socket.unlink()
+    assert not server.reachable()
+    await asyncio.sleep(0.4)
+    answer = await ask(server.socket, "/csi.v1.Identity/Probe", csi.ProbeRequest(), csi.ProbeResponse)
+    assert answer.ready.value
+    stopped.set()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_a_socket_left_behind_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.sock").touch()
+    server = Server(tmp_path / "a.sock", [(KINDS["Identity"], Identity(ready))])
+    await server.start()
+    assert (await ask(server.socket, "/csi.v1.Identity/Probe", csi.ProbeRequest(), csi.ProbeResponse)).ready.value
+    await server.stop(0)

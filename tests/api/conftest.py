@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 Kubectl = Callable[..., str]
 
 
-class Refused(Exception):
+class Refused(RuntimeError):
     """kubectl failed; its text is what a person would read."""
 
 

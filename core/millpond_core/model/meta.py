@@ -87,7 +87,7 @@ class Condition(Wire, frozen=True, kw_only=True):
     observed_generation: Annotated[
         int,
         Meta(
-            description="metadata.generation this was judged from; kubectl wait waits while it is older than the object's.",
+            description="metadata.generation this was judged from; kubectl wait ignores what is older than the object.",
             ge=0,
         ),
     ] = 0

@@ -32,7 +32,8 @@ class Identity(Wire, frozen=True, kw_only=True):
             str,
             Meta(
                 description="A path under /dev/disk/by-id or /dev/disk/by-path.",
-                pattern="^/dev/disk/by-(id|path)/[A-Za-z0-9:._@+-]+$",
+                # What udev leaves in a link's name, and never a way out of the folder.
+                pattern=r"^/dev/disk/by-(id|path)/[A-Za-z0-9_][A-Za-z0-9#+.:=@_\\-]*$",
                 max_length=255,
             ),
         ]

@@ -1,0 +1,139 @@
+"""The operator's real process on a real API server, with scripted nodes: kopf's events, the CRDs' rules, its memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from scripted import Nodes
+
+from lab.controlplane import ControlPlane
+from millpond_adapters.kube import ApiKube
+from millpond_core.model import Quiescence, StorageDevice, VirtualVolume
+
+ROOT = Path(__file__).parents[2]
+SOURCES = os.pathsep.join(str(ROOT / part) for part in ("core", "adapters", "operator"))
+GRACE = 3
+MIB = 1024 * 1024
+
+
+class RealClock:
+    """For the scripted nodes' stamps."""
+
+    def now(self) -> float:
+        return time.time()
+
+
+def start(plane: ControlPlane, log: Path) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": SOURCES,
+        "KUBECONFIG": str(plane.kubeconfig),
+        "POD_NAMESPACE": "default",
+        "HEALTH_PORT": "0",
+    }
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "millpond_operator.main"], env=environment, stdout=out, stderr=out
+        )
+
+
+def stop(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
+    process.send_signal(number)
+    try:
+        return process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(5)
+        raise
+
+
+@pytest.fixture
+def operator(plane: ControlPlane, kube: ApiKube, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    log = tmp_path / "operator.log"
+    process = start(plane, log)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            stop(process)
+        print(log.read_text()[-8000:])
+
+
+@pytest.fixture
+async def nodes(kube: ApiKube) -> AsyncIterator[Nodes]:
+    """Three nodes with two devices each, reporting all the time."""
+    made = Nodes(kube, RealClock())  # type: ignore[arg-type]
+
+    async def act() -> None:
+        while True:
+            await made.act()
+            await asyncio.sleep(0.2)
+
+    for node in ("n1", "n2", "n3"):
+        await made.add_node(node)
+        for number in (1, 2):
+            await made.add_device(f"{node}-d{number}", node)
+    acting = asyncio.create_task(act())
+    yield made
+    acting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await acting
+
+
+async def until(kube: ApiKube, name: str, said: Callable[[VirtualVolume], bool], seconds: float = 30) -> VirtualVolume:
+    """Wait for a volume to be as wanted."""
+    end = time.monotonic() + seconds
+    volume = None
+    while time.monotonic() < end:
+        volume = await kube.get(VirtualVolume, name)
+        if said(volume):
+            return volume
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s: {volume}")
+
+
+async def test_a_claim_becomes_a_volume_whose_lost_leg_is_replaced(
+    kube: ApiKube, nodes: Nodes, operator: subprocess.Popen[bytes]
+) -> None:
+    await nodes.add_volume("v1", grace=GRACE, preferred_node="n1")
+    await until(kube, "v1", lambda v: v.status.phase == "Ready")
+    await nodes.want("v1", "n1")
+    volume = await until(kube, "v1", lambda v: any(n.front == "Active" for n in v.status.nodes))
+    for number, leg in enumerate(volume.status.mapping.legs):
+        nodes.pull(leg.extents[0].device)
+        await until(kube, "v1", lambda v: v.status.phase == "Degraded")
+        volume = await until(
+            kube, "v1", lambda v, g=number + 2: v.status.phase == "Ready" and v.status.mapping.generation == g
+        )
+    quiescences = await kube.list(Quiescence)
+    assert [q.status.phase for q in quiescences] == ["Released", "Released"]
+    resident = int(Path(f"/proc/{operator.pid}/statm").read_text().split()[1]) * 4096
+    print(f"resident: {resident / MIB:.0f} MiB")
+    assert resident < 150 * MIB
+
+
+async def test_deleting_gives_everything_back(
+    kube: ApiKube, nodes: Nodes, operator: subprocess.Popen[bytes]
+) -> None:
+    await nodes.add_volume("v1")
+    await until(kube, "v1", lambda v: v.status.phase == "Ready")
+    await kube.delete(VirtualVolume, "v1")
+    end = time.monotonic() + 20
+    while await kube.list(VirtualVolume) and time.monotonic() < end:
+        await asyncio.sleep(0.1)
+    assert await kube.list(VirtualVolume) == []
+    while time.monotonic() < end:
+        devices = await kube.list(StorageDevice)
+        if all(device.status.legs == 0 for device in devices):
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("devices still count its legs")

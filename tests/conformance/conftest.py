@@ -1,6 +1,7 @@
 """The conformance tier: the driver against the published interface and its published test.
 
-csi-sanity and the interface's own descriptor come as Go modules, pinned where the lab pins everything else.
+csi-sanity and the published descriptors come as Go modules, through the lab. Run together with e2e/tests, one cluster
+serves both.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from demo.session import Session, shared
+from lab import components
+
 
 @pytest.fixture(scope="session")
 def csi_sanity_program() -> Path:
     """csi-sanity, built by the lab, or what $CSI_SANITY names."""
-    if named := os.environ.get("CSI_SANITY"):
-        return Path(named)
-    from lab import components  # noqa: PLC0415 (only where it is needed)
+    named = os.environ.get("CSI_SANITY")
+    return Path(named) if named else components.ensure("csi-sanity")
 
-    return components.ensure("csi-sanity")
+
+@pytest.fixture(scope="session")
+def session(pytestconfig: pytest.Config) -> Session:
+    """The cluster with Millpond installed."""
+    return shared(pytestconfig.add_cleanup)

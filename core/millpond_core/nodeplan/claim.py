@@ -1,4 +1,4 @@
-"""How a disk becomes a device: found by its identity, refused with a reason, labelled, recognised, lost, found again."""
+"""How a disk becomes a device: found by its identity, refused with a reason, labelled, lost, found again."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from millpond_core.nodeplan.steps import (
     Resume,
     Stop,
 )
-from millpond_core.nodeplan.view import node_report
 
 
 def detach(plan: Attaching) -> None:
@@ -42,10 +41,6 @@ def _never_here(plan: Attaching) -> None:
         return
     if not plan.stack.empty:
         fence(plan)
-        return
-    own = node_report(plan.volume, plan.around.node)
-    if own is not None and own.epoch == plan.epoch and own.boot_id not in ("", plan.kernel.boot_id):
-        plan.waits.append(f"this node was restarted under epoch {plan.epoch}: its end was not clean")
         return
     plan.steps.append(Remember(changes={"clean_epoch": plan.epoch}, why="detached before anything was attached"))
 

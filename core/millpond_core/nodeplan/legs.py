@@ -101,7 +101,7 @@ def plan(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) 
         steps += leg_steps
         if why:
             waits.append(f"leg {leg.id}: {why}")
-        reports.append(_report(volume, leg, kernel, around, memory, nqn, why))
+        reports.append(_report(volume, leg, kernel, around, memory, nqn=nqn, why=why))
     stray = [
         nqn
         for nqn in sorted(kernel.exports)
@@ -171,11 +171,11 @@ def _leg(
         for d, e in entries
         if e != d.entry(uuid, leg.id)
     ]
-    return _exported(volume, leg, incarnation, kernel, around, steps)
+    return _exported(volume, leg, kernel, around, incarnation=incarnation, steps=steps)
 
 
 def _exported(
-    volume: VirtualVolume, leg: Leg, incarnation: str, kernel: Kernel, around: Around, steps: list[Step]
+    volume: VirtualVolume, leg: Leg, kernel: Kernel, around: Around, *, incarnation: str, steps: list[Step]
 ) -> tuple[list[Step], str, str]:
     attachment, uuid = volume.status.attachment, volume.spec.uuid
     if attachment.node in ("", around.node) or leg.state == "Failed":
@@ -221,7 +221,7 @@ def _release(volume: VirtualVolume, leg: Leg, kernel: Kernel, memory: Memory) ->
 
 
 def _report(
-    volume: VirtualVolume, leg: Leg, kernel: Kernel, around: Around, memory: Memory, nqn: str, why: str
+    volume: VirtualVolume, leg: Leg, kernel: Kernel, around: Around, memory: Memory, *, nqn: str, why: str
 ) -> LegReport:
     uuid = volume.spec.uuid
     state = here(volume, leg, kernel, memory)
@@ -245,7 +245,7 @@ def _report(
 def _report_only(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) -> Iterator[LegReport]:
     for leg in mine(volume, around.node):
         nqns = [nqn for nqn in sorted(kernel.exports) if _is(volume, leg.id, nqn)]
-        yield _report(volume, leg, kernel, around, memory, nqns[0] if nqns else "", "")
+        yield _report(volume, leg, kernel, around, memory, nqn=nqns[0] if nqns else "", why="")
 
 
 def _devices(leg: Leg, kernel: Kernel) -> tuple[list[DeviceSeen], str]:

@@ -62,6 +62,11 @@ def _attach(attaching: Attaching, newer: str) -> bool:
             f"epoch {memory.confirmed} was confirmed here: the record's {attaching.epoch} is too old"
         )
         return False
+    since_boot = volume.status.attachment.boot_id
+    if since_boot and since_boot != attaching.kernel.boot_id and stack.empty:
+        # What this node did under this epoch ended with the reboot, and not cleanly.
+        attaching.waits.append(f"this node has rebooted since epoch {attaching.epoch} began: it waits for a new one")
+        return False
     if volume.spec.attachment.node == node:
         maintain(attaching)
     else:
@@ -95,11 +100,12 @@ def _report(attaching: Attaching, on_disk: legs.LegsPlan, *, fenced: bool) -> No
 
 
 def _paths(attaching: Attaching) -> list[PathReport]:
-    stack = attaching.stack
-    if attaching.volume.status.attachment.node != attaching.around.node and stack.empty:
-        return []
+    stack, node = attaching.stack, attaching.around.node
+    wanted: set[str] = set()
+    if attaching.volume.status.attachment.node == attaching.volume.spec.attachment.node == node:
+        wanted = {leg.id for leg in attaching.wanted()}
     reports = []
-    for leg in sorted({*stack.legs(), *(leg.id for leg in attaching.wanted())}):
+    for leg in sorted({*stack.legs(), *wanted}):
         gate: GateMode = "None"
         if leg in stack.gates:
             gate = "Holding" if attaching.holding(leg) else "Failing"

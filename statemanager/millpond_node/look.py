@@ -1,0 +1,69 @@
+"""Looking at the node's kernel: one look for all who ask at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from millpond_core import names
+from millpond_core.nodeplan.view import DeviceSeen, Kernel
+from millpond_core.observed import Array, Controller, DmDevice, Export, GateStatus
+from millpond_node.host import Ports
+
+
+class Look(NamedTuple):
+    """Everything of ours in the kernel, at one time."""
+
+    dm: dict[str, DmDevice]
+    arrays: dict[str, Array]
+    controllers: dict[str, Controller]
+    exports: dict[str, Export]
+
+
+class Looker:
+    """Takes looks. Whoever asks gets one that was begun after the asking."""
+
+    def __init__(self, ports: Ports, boot_id: str) -> None:
+        self._ports, self._boot_id = ports, boot_id
+        self._next: asyncio.Task[Look] | None = None
+        self._current: asyncio.Task[Look] | None = None
+
+    async def look(self) -> Look:
+        """The kernel as it is now."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._after(self._current))
+        return await asyncio.shield(self._next)
+
+    async def _after(self, previous: asyncio.Task[Look] | None) -> Look:
+        if previous is not None and not previous.done():
+            await asyncio.wait([previous])
+        # From here on, whoever asks needs a later look than this one.
+        self._current, self._next = self._next, None
+        ports = self._ports
+        dm, arrays, controllers, exports = await asyncio.gather(
+            ports.dm.list(), ports.md.list(), ports.nvme.list(), ports.nvmet.list()
+        )
+        return Look(dm, arrays, controllers, exports)
+
+    async def kernel(self, volume: str, devices: Mapping[str, DeviceSeen]) -> Kernel:
+        """The part that concerns one volume (``volume`` is spec.uuid), gates included."""
+        look = await self.look()
+        prefix = names.front(volume)
+        dm = {name: device for name, device in look.dm.items() if name.startswith(prefix)}
+        return Kernel(
+            boot_id=self._boot_id,
+            dm=dm,
+            gates=await self.gates(volume, dm),
+            array=look.arrays.get(names.array(volume)),
+            controllers=look.controllers,
+            exports=look.exports,
+            devices=devices,
+        )
+
+    async def gates(self, volume: str, dm: Mapping[str, DmDevice]) -> dict[str, GateStatus]:
+        """The state of a volume's gates."""
+        prefix = names.gate(volume, "")
+        found = [name for name in dm if name.startswith(prefix)]
+        states = await asyncio.gather(*(self._ports.dm.gate_status(name) for name in found))
+        return dict(zip(found, states, strict=True))

@@ -1,0 +1,428 @@
+"""Volumes: each is observed, planned, brought a few steps on, and reported, in a worker of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from millpond_core import names
+from millpond_core.errors import Busy, MillpondError, NotFound
+from millpond_core.instants import stamp
+from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model.virtualvolume import NodeReport, PathReport
+from millpond_core.nodeplan import node as plans
+from millpond_core.nodeplan.steps import Plan, Step
+from millpond_core.nodeplan.view import Around, Kernel, Memory
+from millpond_node.devices import Devices
+from millpond_node.execute import Executor, Silence
+from millpond_node.host import Config, Ports
+from millpond_node.look import Looker
+from millpond_node.rundir import RunDir
+from millpond_node.still import Still
+from millpond_node.work import Work
+from millpond_node.writer import Writer
+
+log = logging.getLogger(__name__)
+
+_ROUNDS = 60
+"""Looks and plans in one go; a volume that needs more waits its turn."""
+
+_UP_AGAIN_SECONDS = 5.0
+"""A path counts as down until it was up for so long: one that flutters is down."""
+
+
+class Volume:
+    """One volume on this node: its newest object, its memory, its clocks."""
+
+    def __init__(self, keeper: Volumes, volume: VirtualVolume) -> None:
+        self._keeper = keeper
+        self.volume = volume
+        self.memory = keeper.remembered(volume.spec.uuid)
+        self.down_since: dict[str, float] = {}
+        self.up_since: dict[str, float] = {}
+        self.held_since: dict[str, float] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.reported: NodeReport | None = None
+        self.progress_at = 0.0
+        self.rate: dict[str, tuple[float, int]] = {}
+        self.planned: Plan = Plan()
+        self.kernel: Kernel | None = None
+        self.said: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.volume.metadata.name
+
+    def see(self, volume: VirtualVolume) -> None:
+        """Keep the newest of what is known and what was just read or delivered."""
+        if _age(volume) >= _age(self.volume):
+            self.volume = volume
+
+    def remember(self, memory: Memory) -> None:
+        self._keeper.store.save(self.volume.spec.uuid, memory)
+        self.memory = memory
+
+    def background(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+        running = self.tasks.get(key)
+        if running is not None and not running.done():
+            work.close()
+            return
+        self.tasks[key] = asyncio.get_running_loop().create_task(self._beside(key, work), name=f"{self.name} {key}")
+
+    async def _beside(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+        delay = 0.0
+        try:
+            await work
+        except MillpondError as error:
+            log.warning("volume %s: %s: %s", self.name, key, error, extra={"volume": self.name})
+            delay = 1.0
+        except Exception:
+            log.exception("volume %s: %s failed in a way that nobody foresaw", self.name, key)
+            delay = 5.0
+        finally:
+            self.tasks.pop(key, None)
+        if delay:
+            self._keeper.work.later(self.name, delay)
+        else:
+            self._keeper.work.ask(self.name)
+
+    def begin_hold(self) -> None:
+        self._keeper.still.begin_hold(self.name, names.front(self.volume.spec.uuid))
+
+    def end_hold(self) -> None:
+        self._keeper.still.end_hold(self.name, names.front(self.volume.spec.uuid))
+
+
+class Volumes:
+    """All volumes that concern this node."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        config: Config,
+        *,
+        devices: Devices,
+        looker: Looker,
+        writer: Writer,
+        still: Still,
+        silence: Silence,
+    ) -> None:
+        self._ports, self._config, self._devices, self._looker = ports, config, devices, looker
+        self._writer, self.still = writer, still
+        self._executor = Executor(ports, devices, silence)
+        self.store = RunDir(config.run_dir / "volumes")
+        self.work = Work("volume", self._reconcile)
+        self.volumes: dict[str, Volume] = {}
+        self.host_nqn = ""
+        self.host_id = ""
+        self.reconciled: Callable[[str], None] = lambda name: None
+        """Called after each round of a volume."""
+        self._host_nqns: dict[str, str] = {}
+        self._watched: dict[str, Callable[[], None]] = {}
+        self._cut_off = False
+        self._shapes: dict[str, object] = {}
+
+    def remembered(self, uuid: str) -> Memory:
+        return self.store.load(uuid, Memory) or Memory()
+
+    # --- what happens ---
+
+    def seen(self, volume: VirtualVolume) -> None:
+        """The API server has this of a volume."""
+        if not volume.spec.uuid:
+            return
+        known = self.volumes.get(volume.metadata.name)
+        if known is None or known.volume.spec.uuid != volume.spec.uuid:
+            self.volumes[volume.metadata.name] = Volume(self, volume)
+            self._writer.again(VirtualVolume, volume.metadata.name)
+        else:
+            if known.volume.metadata.uid != volume.metadata.uid:
+                self._writer.again(VirtualVolume, volume.metadata.name)
+            known.see(volume)
+        self.work.ask(volume.metadata.name)
+
+    def gone(self, name: str) -> None:
+        """The API server has it no more, or it concerns this node no more. Absence is never an instruction."""
+        known = self.volumes.get(name)
+        if known is None:
+            return
+        if known.kernel is not None and _stands(known):
+            log.warning("volume %s is gone from the record but stands here: kept", name, extra={"volume": name})
+            return
+        del self.volumes[name]
+        self.store.forget(known.volume.spec.uuid)
+
+    def devices_changed(self, changed: set[str]) -> None:
+        """Ask for every volume with a leg on one of these devices."""
+        for name, known in self.volumes.items():
+            status = known.volume.status
+            if any(e.device in changed for leg in (*status.mapping.legs, *status.spares) for e in leg.extents):
+                self.work.ask(name)
+
+    def ask_all(self) -> None:
+        for name in self.volumes:
+            self.work.ask(name)
+
+    # --- one volume ---
+
+    async def _reconcile(self, name: str) -> float | None:
+        known = self.volumes.get(name)
+        if known is None or not self._devices.ready:
+            return None
+        error: MillpondError | None = None
+        for _ in range(_ROUNDS):
+            down = known.planned.down
+            await self._plan(known)
+            if not known.planned.steps:
+                if known.planned.down - down:
+                    continue  # a path was just lost: look what its node says of its devices
+                break
+            error = await self._do(known, known.planned)
+            if error is not None:
+                # What stands now is what is reported, with what went wrong.
+                await self._plan(known)
+                break
+        self._report(known, str(error) if error else "")
+        self._watch_array(known)
+        self.reconciled(name)
+        if error is not None and not isinstance(error, Busy):
+            raise error
+        wake = known.planned.wake
+        if known.planned.steps:
+            wake = 0.2
+        return wake
+
+    async def _plan(self, known: Volume) -> None:
+        volume = known.volume
+        known.kernel = await self._looker.kernel(volume.spec.uuid, dict(self._devices.seen))
+        around = await self._around(known)
+        known.planned = plans.plan(volume, known.kernel, around, known.memory)
+        self._clocks(known, around.now)
+        if known.planned.waits != known.said:
+            known.said = known.planned.waits
+            for wait in known.said:
+                log.info("volume %s: %s", known.name, wait, extra={"volume": known.name})
+
+    async def _around(self, known: Volume) -> Around:
+        volume = known.volume
+        halted, hold = self.still.wants(known.name)
+        return Around(
+            node=self._config.node,
+            address=self._config.address,
+            host_nqn=self.host_nqn,
+            host_id=self.host_id,
+            attach_host_nqn=await self._attach_host(volume.status.attachment.node),
+            now=self._ports.clock.boottime(),
+            down_since=known.down_since,
+            failed_devices=await self._failed(known),
+            cut_off=self._cut_off,
+            zeroing=frozenset(k.removeprefix("zero ") for k in known.tasks if k.startswith("zero ")),
+            connecting=frozenset(k.removeprefix("connect ") for k in known.tasks if k.startswith("connect ")),
+            halted=halted,
+            hold=hold,
+        )
+
+    async def _attach_host(self, node: str) -> str:
+        """Host NQN of the attach node; it never changes while its StorageNode lives."""
+        if node in ("", self._config.node):
+            return self.host_nqn
+        if not self._host_nqns.get(node):
+            with contextlib.suppress(NotFound):
+                self._host_nqns[node] = (await self._ports.kube.get(StorageNode, node)).status.host_nqn
+        return self._host_nqns.get(node, "")
+
+    def forget_host(self, node: str) -> None:
+        self._host_nqns.pop(node, None)
+
+    async def _failed(self, known: Volume) -> frozenset[str]:
+        """Devices that their nodes report as failed, under legs that cannot be reached from here."""
+        failed = set()
+        for leg in known.volume.status.mapping.legs:
+            if leg.id not in known.planned.down:
+                continue
+            for device in {extent.device for extent in leg.extents}:
+                try:
+                    found = await self._ports.kube.get(StorageDevice, device)
+                except MillpondError:
+                    continue  # nobody knows: it is not taken for failed
+                if found.status.observation.state == "Failed":
+                    failed.add(device)
+        return frozenset(failed)
+
+    def _clocks(self, known: Volume, now: float) -> None:
+        for leg in known.planned.down:
+            known.down_since.setdefault(leg, now)
+            known.up_since.pop(leg, None)
+        for leg in set(known.down_since) - known.planned.down:
+            if now - known.up_since.setdefault(leg, now) >= _UP_AGAIN_SECONDS:
+                del known.down_since[leg]
+        held = {
+            name.rpartition("-")[2]
+            for name, gate in (known.kernel.gates if known.kernel else {}).items()
+            if gate.queued
+        }
+        for leg in held:
+            known.held_since.setdefault(leg, now)
+        for leg in set(known.held_since) - held:
+            self.held(known, int((now - known.held_since.pop(leg)) * 1000))
+
+    def held(self, known: Volume, milliseconds: int) -> None:
+        """A hold of reads and writes has ended."""
+        if milliseconds > known.memory.longest_hold_ms:
+            known.remember(msgspec.structs.replace(known.memory, longest_hold_ms=milliseconds))
+
+    async def _do(self, known: Volume, plan: Plan) -> MillpondError | None:
+        """Carry out a plan's parts; the first error of any, after the other parts were done too."""
+        failed: MillpondError | None = None
+        for part in plan.parts:
+            for step in part:
+                try:
+                    await self._executor.do(known, step)
+                except MillpondError as error:
+                    if not isinstance(error, Busy):
+                        log.warning("volume %s: %s", known.name, error, extra=_fields(known, step))
+                    failed = failed or error
+                    break
+                level = logging.INFO if step.why else logging.DEBUG
+                log.log(level, "volume %s: %s", known.name, step.why or step, extra=_fields(known, step))
+        return failed
+
+    # --- reports ---
+
+    def _report(self, known: Volume, error: str) -> None:
+        report = known.planned.report
+        if report is None or (not known.volume.status.mapping.generation and not report.legs and not report.epoch):
+            return
+        before = known.reported or _own(known.volume, self._config.node)
+        report = self._timed(known, report, before)
+        if error:
+            report = msgspec.structs.replace(report, message="; ".join(filter(None, (error, report.message))))
+        if before is not None and msgspec.structs.replace(report, progress=before.progress) == before:
+            now = self._ports.clock.boottime()
+            kinds = [(p.leg, p.kind, p.halted) for p in report.progress]
+            same = kinds == [(p.leg, p.kind, p.halted) for p in before.progress]
+            if same and (not kinds or now - known.progress_at < self._config.progress_seconds):
+                if known.reported is None:
+                    known.reported = before
+                if kinds:
+                    self.work.later(known.name, self._config.progress_seconds)
+                return
+        if report.progress:
+            known.progress_at = self._ports.clock.boottime()
+            self.work.later(known.name, self._config.progress_seconds)
+        known.reported = report
+        self._writer.write(VirtualVolume, known.name, {"nodes": [msgspec.to_builtins(report)]})
+
+    def _timed(self, known: Volume, report: NodeReport, before: NodeReport | None) -> NodeReport:
+        """With the points in time and rates that a plan does not know."""
+        wall, now = self._ports.clock.now(), self._ports.clock.boottime()
+        old = {path.id: path for path in before.paths} if before else {}
+        paths = []
+        for path in report.paths:
+            was = old.get(path.id, PathReport(id=path.id))
+            since = was.since if was.path == path.path and was.since else stamp(wall)
+            held = known.held_since.get(path.id)
+            holding = ""
+            if held is not None:
+                holding = was.holding_since or stamp(wall - (now - held))
+            paths.append(msgspec.structs.replace(path, since=since, holding_since=holding))
+        progress = []
+        for one in report.progress:
+            began = known.rate.setdefault(one.leg, (now, one.done_bytes))
+            rate = int((one.done_bytes - began[1]) / (now - began[0])) if now > began[0] else 0
+            progress.append(msgspec.structs.replace(one, rate=max(rate, 0)))
+        known.rate = {leg: began for leg, began in known.rate.items() if leg in {p.leg for p in progress}}
+        return msgspec.structs.replace(report, paths=paths, progress=progress)
+
+    # --- the kernel's own news ---
+
+    def _watch_array(self, known: Volume) -> None:
+        """Answer md's harmless waits at once, and look when its state changes."""
+        name = names.array(known.volume.spec.uuid)
+        there = known.kernel is not None and known.kernel.array is not None
+        if there and name not in self._watched:
+
+            def changed() -> None:
+                known.background("answer", self._answer(name))
+
+            self._watched[name] = self._ports.md.watch(name, changed)
+        elif not there and name in self._watched:
+            self._watched.pop(name)()
+
+    async def _answer(self, array: str) -> None:
+        await self._ports.md.acknowledge(array)
+
+    async def poll(self) -> None:
+        """Look at the whole kernel; ask for every volume whose part of it has changed."""
+        look = await self._looker.look()
+        states = [c.state for nqn, c in look.controllers.items() if names.parse_nqn(nqn)]
+        cut_off = bool(states) and all(state != "live" for state in states)
+        if cut_off != self._cut_off:
+            self._cut_off = cut_off
+            if cut_off:
+                log.warning("all connections of this node are down at once: it may be our own network")
+        for name, known in self.volumes.items():
+            uuid = known.volume.spec.uuid
+            prefix = names.front(uuid)
+            dm = {n: d for n, d in look.dm.items() if n.startswith(prefix)}
+            shape = (
+                tuple(sorted((d.name, d.table, d.suspended) for d in dm.values())),
+                _shape(look.arrays.get(names.array(uuid))),
+                tuple(sorted((n, c.state, c.namespaces) for n, c in look.controllers.items() if uuid in n)),
+                tuple(sorted((n, e.linked, e.enabled) for n, e in look.exports.items() if uuid in n)),
+                tuple(sorted((await self._looker.gates(uuid, dm)).items())) if known.memory.epoch else (),
+            )
+            waiting = bool(known.planned.waits or known.planned.down or known.down_since)
+            if shape != self._shapes.get(name) or waiting:
+                self._shapes[name] = shape
+                self.work.ask(name)
+
+    async def stop(self) -> None:
+        """End what runs; the kernel goes on as it is."""
+        for end in self._watched.values():
+            end()
+        self._watched.clear()
+        await self.work.stop()
+        running = [task for known in self.volumes.values() for task in known.tasks.values()]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def _shape(array: Any) -> object:
+    """What is worth a look when it changes: not how far a rebuild is."""
+    if array is None:
+        return None
+    members = tuple((m.major_minor, m.slot, m.flags) for m in array.members)
+    return array.array_state, array.sync_action, array.degraded, members
+
+
+def _age(volume: VirtualVolume) -> tuple[int, int, int, int]:
+    """Orders the states of one volume's object: none of these numbers ever falls."""
+    version = volume.metadata.resource_version
+    return (
+        volume.status.attachment.epoch,
+        volume.status.mapping.generation,
+        volume.status.mapping.record_seq,
+        int(version) if version.isdecimal() else 0,
+    )
+
+
+def _own(volume: VirtualVolume, node: str) -> NodeReport | None:
+    return next((entry for entry in volume.status.nodes if entry.node == node), None)
+
+
+def _stands(known: Volume) -> bool:
+    kernel = known.kernel
+    assert kernel is not None
+    uuid = known.volume.spec.uuid
+    return bool(kernel.dm or kernel.array or any(uuid in nqn for nqn in (*kernel.exports, *kernel.controllers)))
+
+
+def _fields(known: Volume, step: Step) -> dict[str, object]:
+    return {"volume": known.name, "step": type(step).__name__}

@@ -1,0 +1,30 @@
+"""The thread: a disk is claimed, a leg prepared, a volume attached, written, read, detached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from node_cluster import Cluster
+
+
+async def test_from_a_disk_to_a_write_on_both_legs_and_back(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        for node in ("n1", "n2"):
+            await cluster.disk(node, "nvme1")
+        await cluster.volume("v", "n1", "n2")
+        await cluster.attach("v", "n1")
+        report = cluster.report("v", "n1")
+        assert report.device == f"/dev/mapper/millpond-{cluster.vvol('v').spec.uuid}"
+        assert {(p.id, p.gate, p.path, p.member) for p in report.paths} == {
+            ("a", "Holding", "Up", "InSync"),
+            ("b", "Holding", "Up", "InSync"),
+        }
+        write = cluster.write("n1", "v", 3, 42)
+        await cluster.until(lambda: write.done, seconds=5)
+        assert write.state == "acknowledged"
+        assert cluster.data("v", "a") == cluster.data("v", "b") == {3: 42}
+        await cluster.detach("v")
+        await cluster.until(lambda: not cluster.machine("n2").subsystems)
+        assert not cluster.machine("n1").arrays
+        await cluster.attach("v", "n2")
+        assert cluster.read("n2", "v", 3) == 42

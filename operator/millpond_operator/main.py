@@ -43,6 +43,8 @@ def main() -> None:
     level = os.environ.get("LOG_LEVEL", "INFO").upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    # It says each time that it leaves signals to us, which is what is wanted.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     try:
         access = load()
         asyncio.run(run(access, namespace=os.environ.get("POD_NAMESPACE") or access.namespace))

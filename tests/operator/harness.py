@@ -1,7 +1,8 @@
 """The master's loop on the API server in memory, with scripted nodes around it.
 
-``Cluster.settle`` lets the master and the nodes take turns until nothing changes any more; ``Cluster.later`` moves time.
-The master can be killed after any of its writes (``Cluster.kill_after``) and is then made anew, from the objects alone.
+``Cluster.settle`` lets the master and the nodes take turns until nothing changes any more; ``Cluster.later`` moves
+time. The master can be killed after any of its writes (``MasterKube.budget``) and is then made anew, from the objects
+alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from scripted import FakeClock, Nodes
 
+from millpond_core.master.world import KINDS
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.testing.kube import MemoryKube
 from millpond_operator.heartbeats import Heartbeats
@@ -83,8 +85,7 @@ class Cluster:
         """The master looks at all that is due. Whether it wrote anything."""
         before = self._version()
         try:
-            # A master without events: it reads everything instead.
-            await self.master.load()
+            await self._feed()
             await self.hearts.look()
             while (key := self.master.agenda.pop(self.clock.boottime())) is not None:
                 await self.master.look(key)
@@ -94,6 +95,20 @@ class Cluster:
             MasterKube.budget = self.next_budget
             return True
         return self._version() != before
+
+    async def _feed(self) -> None:
+        """What events would deliver: only what has changed is looked at again."""
+        if not self.loaded:
+            await self.master.load()
+            self.loaded = True
+            return
+        for kind in KINDS:
+            there = {obj.metadata.name: obj for obj in await self.kube.list(kind)}
+            for known in list(self.master.world.all()):
+                if type(known) is kind and known.metadata.name not in there:
+                    self.master.remove(known)
+            for obj in there.values():
+                self.master.put(obj)
 
     next_budget: int | None = None
 

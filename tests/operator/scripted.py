@@ -1,14 +1,14 @@
 """State managers that do what the protocol says, without a kernel: their reports are all that the master sees.
 
-``Nodes.act`` lets each node look at the objects once and report what follows. Faults are fields: a device pulled, a node
-that is silent, one that never becomes still.
+``Nodes.act`` lets each node look at the objects once and report what follows. Faults are fields: a device pulled, a
+node that is silent, one that never becomes still.
 """
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 from typing import Any
-
 
 from millpond_core import names
 from millpond_core.errors import NotFound
@@ -47,8 +47,6 @@ class FakeClock:
 
 
 def device_uuid(name: str) -> str:
-    import uuid
-
     return str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
 
 

@@ -66,9 +66,9 @@ def applied(status: Wire, fields: Mapping[str, Any], *, keyed: Mapping[str, froz
 
 
 def partial(status: type[Wire], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """``fields`` (struct's names) in wire form, nothing left out: what is applied is owned."""
+    """``fields`` (struct's names) in wire form, defaults included (what is applied is owned), but nothing that is not."""
     encoded = {field.name: field.encode_name for field in msgspec.structs.fields(status)}
-    return {encoded[name]: wire(value) for name, value in fields.items()}
+    return {encoded[name]: wire(value) for name, value in fields.items() if value is not None}
 
 
 def _type(condition: Condition) -> str:

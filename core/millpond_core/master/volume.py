@@ -162,12 +162,13 @@ def spared(world: World, volume: VirtualVolume, now: float) -> Decision | None:
     if v.phase(world, volume) not in USABLE or not v.in_reach(world, volume):
         return None
     look = changes.outlook(world, volume, now)
+    patience = Wait(until=look.grace_ends) if look.grace_ends is not None else None
     surplus = look.dead_spares + look.spares[max(look.missing, 0) :]
     if surplus:
         return _give_back(volume, surplus)
     short = look.missing - len(look.spares)
     if short <= 0:
-        return None
+        return patience
     room = min(
         changes.MAX_SPARES - len(volume.status.spares),
         changes.MAX_LEGS - len(volume.status.mapping.legs) - len(look.spares),

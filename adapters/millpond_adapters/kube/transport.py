@@ -104,7 +104,7 @@ class Transport:
                 failure = Unavailable(f"{call}: {_text(error)}; whether it was done is unknown")
                 again, wait = repeatable, delay
             wait *= random.uniform(1, 1.5)  # noqa: S311 (spreads retries, keeps no secret)
-            if not again or time.monotonic() + wait > deadline:
+            if not again or deadline - time.monotonic() < 2 * wait:  # what is left must be worth an attempt
                 raise failure
             log.info("%s; again in %.1f s", failure, wait)
             await asyncio.sleep(wait)

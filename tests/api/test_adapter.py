@@ -157,10 +157,10 @@ OK = web.Response(text=json.dumps({"metadata": {"name": "a"}, "spec": {"size": "
 @asynccontextmanager
 async def scripted(*answers: web.Response | float, token: Any = None) -> AsyncIterator[tuple[ApiKube, Scripted]]:
     script = Scripted(*answers)
-    server = web.ServerRunner(web.Server(script))  # type: ignore[arg-type]
+    server = web.ServerRunner(web.Server(script), shutdown_timeout=0.1)  # type: ignore[arg-type]
     await server.setup()
     try:
-        site = web.TCPSite(server, "127.0.0.1", 0, shutdown_timeout=0.1)
+        site = web.TCPSite(server, "127.0.0.1", 0)
         await site.start()
         port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         access = Access(server=f"http://127.0.0.1:{port}", tls=tls, token=token or constant_token("s3cr3t-token"))

@@ -19,6 +19,7 @@ class Look(NamedTuple):
     arrays: dict[str, Array]
     controllers: dict[str, Controller]
     exports: dict[str, Export]
+    gates: dict[str, GateStatus]
 
 
 class Looker:
@@ -41,29 +42,21 @@ class Looker:
         # From here on, whoever asks needs a later look than this one.
         self._current, self._next = self._next, None
         ports = self._ports
-        dm, arrays, controllers, exports = await asyncio.gather(
-            ports.dm.list(), ports.md.list(), ports.nvme.list(), ports.nvmet.list()
+        found = await asyncio.gather(
+            ports.dm.list(), ports.md.list(), ports.nvme.list(), ports.nvmet.list(), ports.dm.gates()
         )
-        return Look(dm, arrays, controllers, exports)
+        return Look(*found)
 
     async def kernel(self, volume: str, devices: Mapping[str, DeviceSeen]) -> Kernel:
         """The part that concerns one volume (``volume`` is spec.uuid), gates included."""
         look = await self.look()
         prefix = names.front(volume)
-        dm = {name: device for name, device in look.dm.items() if name.startswith(prefix)}
         return Kernel(
             boot_id=self._boot_id,
-            dm=dm,
-            gates=await self.gates(volume, dm),
+            dm={name: device for name, device in look.dm.items() if name.startswith(prefix)},
+            gates={name: gate for name, gate in look.gates.items() if name.startswith(prefix)},
             array=look.arrays.get(names.array(volume)),
             controllers=look.controllers,
             exports=look.exports,
             devices=devices,
         )
-
-    async def gates(self, volume: str, dm: Mapping[str, DmDevice]) -> dict[str, GateStatus]:
-        """The state of a volume's gates."""
-        prefix = names.gate(volume, "")
-        found = [name for name in dm if name.startswith(prefix)]
-        states = await asyncio.gather(*(self._ports.dm.gate_status(name) for name in found))
-        return dict(zip(found, states, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 _ROUNDS = 60
 """Looks and plans in one go; a volume that needs more waits its turn."""
 
+_RETRY_SECONDS = 0.5
+"""After a step that failed."""
+
 _UP_AGAIN_SECONDS = 5.0
 """A path counts as down until it was up for so long: one that flutters is down."""
 
@@ -45,6 +49,7 @@ class Volume:
         self.memory = keeper.remembered(volume.spec.uuid)
         self.down_since: dict[str, float] = {}
         self.up_since: dict[str, float] = {}
+        self.was_up: set[tuple[int, str]] = set()
         self.held_since: dict[str, float] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.reported: NodeReport | None = None
@@ -52,7 +57,8 @@ class Volume:
         self.rate: dict[str, tuple[float, int]] = {}
         self.planned: Plan = Plan()
         self.kernel: Kernel | None = None
-        self.said: tuple[str, ...] = ()
+        self.said: set[str] = set()
+        """What was logged and still holds: said once."""
 
     @property
     def name(self) -> str:
@@ -124,7 +130,6 @@ class Volumes:
         """Called after each round of a volume."""
         self._host_nqns: dict[str, str] = {}
         self._watched: dict[str, Callable[[], None]] = {}
-        self._cut_off = False
         self._shapes: dict[str, object] = {}
 
     def remembered(self, uuid: str) -> Memory:
@@ -190,12 +195,10 @@ class Volumes:
         self._report(known, str(error) if error else "")
         self._watch_array(known)
         self.reconciled(name)
-        if error is not None and not isinstance(error, Busy):
-            raise error
-        wake = known.planned.wake
-        if known.planned.steps:
-            wake = 0.2
-        return wake
+        known.said &= {_gist(wait) for wait in known.planned.waits} | ({_gist(str(error))} if error else set())
+        if error is not None:
+            return _RETRY_SECONDS
+        return 0.1 if known.planned.steps else known.planned.wake
 
     async def _plan(self, known: Volume) -> None:
         volume = known.volume
@@ -203,10 +206,8 @@ class Volumes:
         around = await self._around(known)
         known.planned = plans.plan(volume, known.kernel, around, known.memory)
         self._clocks(known, around.now)
-        if known.planned.waits != known.said:
-            known.said = known.planned.waits
-            for wait in known.said:
-                log.info("volume %s: %s", known.name, wait, extra={"volume": known.name})
+        for wait in known.planned.waits:
+            self._say(known, logging.INFO, wait)
 
     async def _around(self, known: Volume) -> Around:
         volume = known.volume
@@ -220,7 +221,7 @@ class Volumes:
             now=self._ports.clock.boottime(),
             down_since=known.down_since,
             failed_devices=await self._failed(known),
-            cut_off=self._cut_off,
+            cut_off=_cut_off(known.kernel),
             zeroing=frozenset(k.removeprefix("zero ") for k in known.tasks if k.startswith("zero ")),
             connecting=frozenset(k.removeprefix("connect ") for k in known.tasks if k.startswith("connect ")),
             halted=halted,
@@ -259,7 +260,9 @@ class Volumes:
             known.down_since.setdefault(leg, now)
             known.up_since.pop(leg, None)
         for leg in set(known.down_since) - known.planned.down:
-            if now - known.up_since.setdefault(leg, now) >= _UP_AGAIN_SECONDS:
+            first = (known.memory.epoch, leg) not in known.was_up
+            known.was_up.add((known.memory.epoch, leg))
+            if first or now - known.up_since.setdefault(leg, now) >= _UP_AGAIN_SECONDS:
                 del known.down_since[leg]
         held = {
             name.rpartition("-")[2]
@@ -284,13 +287,19 @@ class Volumes:
                 try:
                     await self._executor.do(known, step)
                 except MillpondError as error:
-                    if not isinstance(error, Busy):
-                        log.warning("volume %s: %s", known.name, error, extra=_fields(known, step))
+                    level = logging.INFO if isinstance(error, Busy) else logging.WARNING
+                    self._say(known, level, str(error))
                     failed = failed or error
                     break
                 level = logging.INFO if step.why else logging.DEBUG
                 log.log(level, "volume %s: %s", known.name, step.why or step, extra=_fields(known, step))
         return failed
+
+    def _say(self, known: Volume, level: int, what: str) -> None:
+        """Log what holds on, once."""
+        if _gist(what) not in known.said:
+            known.said.add(_gist(what))
+            log.log(level, "volume %s: %s", known.name, what, extra={"volume": known.name})
 
     # --- reports ---
 
@@ -360,12 +369,6 @@ class Volumes:
     async def poll(self) -> None:
         """Look at the whole kernel; ask for every volume whose part of it has changed."""
         look = await self._looker.look()
-        states = [c.state for nqn, c in look.controllers.items() if names.parse_nqn(nqn)]
-        cut_off = bool(states) and all(state != "live" for state in states)
-        if cut_off != self._cut_off:
-            self._cut_off = cut_off
-            if cut_off:
-                log.warning("all connections of this node are down at once: it may be our own network")
         for name, known in self.volumes.items():
             uuid = known.volume.spec.uuid
             prefix = names.front(uuid)
@@ -375,7 +378,7 @@ class Volumes:
                 _shape(look.arrays.get(names.array(uuid))),
                 tuple(sorted((n, c.state, c.namespaces) for n, c in look.controllers.items() if uuid in n)),
                 tuple(sorted((n, e.linked, e.enabled) for n, e in look.exports.items() if uuid in n)),
-                tuple(sorted((await self._looker.gates(uuid, dm)).items())) if known.memory.epoch else (),
+                tuple(sorted((n, g.holding, g.path_up, g.queued > 0) for n, g in look.gates.items() if uuid in n)),
             )
             waiting = bool(known.planned.waits or known.planned.down or known.down_since)
             if shape != self._shapes.get(name) or waiting:
@@ -392,6 +395,17 @@ class Volumes:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def _gist(sentence: str) -> str:
+    """A sentence without its counts: the same thing said a second later is not news."""
+    return re.sub(r"\b[0-9]+ (s|times)\b", "", sentence)
+
+
+def _cut_off(kernel: Kernel | None) -> bool:
+    """Whether every connection of this node is down."""
+    states = [c.state for nqn, c in kernel.controllers.items() if names.parse_nqn(nqn)] if kernel else []
+    return bool(states) and all(state != "live" for state in states)
 
 
 def _shape(array: Any) -> object:

@@ -72,7 +72,7 @@ class Mortal:
 
 
 _READS = frozenset(
-    {"get", "list", "gate_status", "dirty_chunks", "disks", "signatures", "alive", "read", "renew_lease"}
+    {"get", "list", "gate_status", "gates", "dirty_chunks", "disks", "signatures", "alive", "read", "renew_lease"}
 )
 
 

@@ -47,6 +47,9 @@ from millpond_core.nodeplan.view import Around, Kernel, LegMemory, Memory, leg_r
 CUT_OFF_SECONDS = 5.0
 """All connections of a node lost at once are its own network's fault for this long (design 4.8)."""
 
+ATTACH_SECONDS = 30.0
+"""For so long an attachment waits for a leg in sync at least: nobody's writes are held yet."""
+
 
 class Attaching:
     """One plan in the making: a ladder whose rungs each add steps; the first that adds any ends the plan.
@@ -347,6 +350,8 @@ class Attaching:
             return ""  # nothing waits for it
         since = self.around.now - self.around.down_since.get(leg.id, self.around.now)
         patience = float(self.volume.spec.on_failure.hold_seconds)
+        if not self.memory.assembled:
+            patience = max(patience, ATTACH_SECONDS)
         if self.around.cut_off and leg.node != self.around.node:
             patience = max(patience, CUT_OFF_SECONDS)
         if since >= patience:

@@ -35,7 +35,7 @@ def plan(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) 
     return Plan(
         parts=tuple(part for part in parts if part),
         waits=(*attaching.waits, *on_disk.waits),
-        down=frozenset(attaching.down) if attaching.stack.gates or attaching.memory.epoch == epoch else frozenset(),
+        down=frozenset(attaching.down) if volume.status.attachment.node == around.node else frozenset(),
         wake=attaching.wake,
         report=_report(attaching, on_disk, fenced=fenced),
     )

@@ -104,6 +104,9 @@ class MemoryDm(_Port):
         dm = self._get(name)
         return GateStatus(holding=dm.holding, path_up=dm.path_up, queued=dm.queued)
 
+    async def gates(self) -> dict[str, GateStatus]:
+        return {name: await self.gate_status(name) for name, dm in self.machine.dm.items() if dm.gate}
+
     async def gate_hold(self, name: str) -> None:
         await self._step(f"gate hold {name}")
         self._get(name).holding = True
@@ -240,7 +243,7 @@ class MemoryMd(_Port):
     async def acknowledge(self, name: str) -> bool:
         await self._step(f"md acknowledge {name}")
         array = self.machine.arrays.get(name)
-        if array is None or any(m.faulty for m in array.members):
+        if array is None or any(m.blocked for m in array.members):
             return False
         array.state = "active"
         self._done()

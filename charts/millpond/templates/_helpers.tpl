@@ -34,6 +34,7 @@ imagePullSecrets:
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: POD_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- {name: LOG_LEVEL, value: {{ .Values.logLevel | quote }}}
 {{- end }}
 
 {{/* A container that needs nothing of the node. */}}

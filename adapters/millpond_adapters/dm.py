@@ -60,7 +60,7 @@ class DeviceMapper:
                     f"{name} exists already as {device.table!r}, wanted {table!r}: remove it or swap its table"
                 ) from None
         else:
-            device = await self.get(name)
+            device = DmDevice(name=name, uuid=uuid, major_minor=self._number(name), table=table)
         await self._check_node(device)
         return device
 
@@ -69,7 +69,9 @@ class DeviceMapper:
         try:
             await self._dmsetup("resume", name, "--noflush", "--nolockfs", seconds=DRAIN_SECONDS)
         except MillpondError:
+            # Some tables are refused only now, with the device suspended already: it goes on with the one it had.
             await self._dmsetup("clear", name)
+            await self._dmsetup("resume", name)
             raise
 
     async def suspend(self, name: str) -> None:
@@ -92,10 +94,16 @@ class DeviceMapper:
         table, status = await asyncio.gather(
             self._dmsetup("table", _ours(name)), self._dmsetup("status", name, "--noflush")
         )
-        path_up = parse_path_up(name, status)
-        return GateStatus(
-            holding=layout.gate_holds(table), path_up=path_up, queued=0 if path_up else await self._in_flight(name)
+        return self._gate(name, table, status)
+
+    async def gates(self) -> dict[str, GateStatus]:
+        """All gates by name, in one go."""
+        table, status = await asyncio.gather(
+            self._dmsetup("table", "--target", "multipath"),
+            self._dmsetup("status", "--target", "multipath", "--noflush"),
         )
+        tables, states = lines_by_name(table), lines_by_name(status)
+        return {name: self._gate(name, "\n".join(tables[name]), states[name][0]) for name in tables if name in states}
 
     async def gate_hold(self, name: str) -> None:
         await self._message(name, "queue_if_no_path")
@@ -128,10 +136,20 @@ class DeviceMapper:
             if device is not None:
                 raise Busy(f"{name} cannot be removed: opened {device.open_count} times; close it first") from error
 
-    async def _in_flight(self, name: str) -> int:
-        device = await self.get(name)
-        counts = sysfs.peek(self._sys / "dev/block" / device.major_minor / "inflight").split()
-        return sum(int(count) for count in counts)
+    def _gate(self, name: str, table: str, status: str) -> GateStatus:
+        path_up = parse_path_up(name, status)
+        queued = 0
+        if not path_up:
+            counts = sysfs.peek(self._sys / "dev/block" / self._number(name) / "inflight").split()
+            queued = sum(int(count) for count in counts)
+        return GateStatus(holding=layout.gate_holds(table), path_up=path_up, queued=queued)
+
+    def _number(self, name: str) -> str:
+        """``major:minor`` by sysfs, without a child."""
+        for entry in sysfs.entries(self._sys / "block"):
+            if entry.startswith("dm-") and sysfs.peek(self._sys / "block" / entry / "dm/name") == name:
+                return sysfs.read(self._sys / "block" / entry / "dev")
+        raise NotFound(f"there is no device-mapper device {name}")
 
     async def _check_node(self, device: DmDevice) -> None:
         """Numbers are reused: a node left by a device of old would lead to another one's data."""
@@ -166,11 +184,7 @@ _INFO = ("info", "-c", "--noheadings", "--separator", "|", "-o", _FIELDS)
 
 def parse_devices(info: str, table: str) -> dict[str, DmDevice]:
     """Our devices from ``dmsetup info -c`` (fields of ``_FIELDS``, by ``|``) and ``dmsetup table`` of all devices."""
-    tables: dict[str, list[str]] = {}
-    for line in table.splitlines():
-        name, separator, rest = line.partition(": ")
-        if separator:
-            tables.setdefault(name, []).append(rest.strip())
+    tables = lines_by_name(table)
     devices = {}
     for line in info.splitlines():
         fields = line.strip().split("|")
@@ -186,6 +200,16 @@ def parse_devices(info: str, table: str) -> dict[str, DmDevice]:
             open_count=int(opened),
         )
     return devices
+
+
+def lines_by_name(output: str) -> dict[str, list[str]]:
+    """The lines of ``dmsetup table`` or ``status`` of many devices (``NAME: LINE``), by the names that are ours."""
+    found: dict[str, list[str]] = {}
+    for line in output.splitlines():
+        name, separator, rest = line.partition(": ")
+        if separator and name.startswith(names.DM_PREFIX):
+            found.setdefault(name, []).append(rest.strip())
+    return found
 
 
 def parse_path_up(name: str, status: str) -> bool:

@@ -30,7 +30,9 @@ leaves two thirds of a gigabit link, and nearly all of an SSD, to the volume's u
 """
 
 _SETTLE_SECONDS = 3.0
-_STOP_SECONDS = 20.0  # stopping flushes the bitmap through every gate
+FREEZE_SECONDS = 5.0
+RUN_SECONDS = 20.0  # running reads the bitmap through every gate
+STOP_SECONDS = 20.0  # stopping flushes the bitmap through every gate
 _BITMAP_BYTES = (BITMAP_SECTORS - BITMAP_START_SECTORS) * 512
 
 
@@ -75,8 +77,7 @@ class MdRaid:
             for slot, major_minor, write_mostly in members:
                 await self._take_in(md, slot, major_minor, component_sectors, in_sync=True, write_mostly=write_mostly)
             await self._run(md, component_sectors)
-            for first, last in dirty_chunks:
-                await sysfs.write(md / "bitmap_set_bits", f"{first}-{last}" if last > first else f"{first}")
+            await self._set_bits(md, dirty_chunks)
         except MillpondError:
             await self._undo(name)
             raise
@@ -85,17 +86,30 @@ class MdRaid:
             raise NotFound(f"array {name} vanished while it was assembled")
         return array
 
-    async def add(self, name: str, slot: int, major_minor: str, *, delta: bool, write_mostly: bool) -> None:
+    async def add(
+        self,
+        name: str,
+        slot: int,
+        major_minor: str,
+        *,
+        delta: bool,
+        write_mostly: bool,
+        dirty_chunks: Sequence[tuple[int, int]] = (),
+    ) -> None:
         md = self._md(name)
         present = await self._member(name, major_minor)
-        if present is not None and (present.slot != slot or "faulty" in present.flags):
+        if present is not None and (present.slot not in (slot, None) or "faulty" in present.flags):
             raise Conflict(f"{major_minor} is in array {name} already: slot {present.slot}, {sorted(present.flags)}")
-        if present is not None:
+        if present is not None and present.slot == slot:
             return
         component = 2 * int(sysfs.read(md / "component_size"))
+        was_frozen = sysfs.read(md / "sync_action") == "frozen"
         # frozen, or md would start to copy at once, before the offset is set
         await self.freeze(name)
         try:
+            half_added = self._folder(md, major_minor)
+            if half_added is not None:
+                await sysfs.write(half_added / "state", "remove")
             if slot >= int(sysfs.read(md / "raid_disks").split()[0]):
                 if delta:
                     raise Invalid(
@@ -103,9 +117,13 @@ class MdRaid:
                         "it needs a whole copy"
                     )
                 await sysfs.write(md / "raid_disks", str(slot + 1))
+            await self._set_bits(md, dirty_chunks)
             await self._take_in(md, slot, major_minor, component, in_sync=delta, write_mostly=write_mostly)
-        finally:
-            await self.unfreeze(name)
+        except BaseException:
+            if not was_frozen:
+                await self.unfreeze(name)
+            raise
+        await self.unfreeze(name)
 
     async def fail(self, name: str, major_minor: str) -> None:
         member = self._folder(self._md(name), major_minor)
@@ -119,14 +137,13 @@ class MdRaid:
             return
         if "faulty" not in _words(sysfs.peek(member / "state", "faulty")):
             raise Conflict(f"{major_minor} of array {name} is not faulty: there is no failure to acknowledge")
-        await sysfs.write(member / "state", "-blocked")
         # Another leg that failed meanwhile and has no record yet stays blocked: writes go on waiting for that one.
-        await sysfs.write(md / "array_state", "active")
-        await self._leave(member)
+        await sysfs.write_all([(member / "state", "-blocked"), (md / "array_state", "active")])
+        await self._leave(name, member)
 
     async def acknowledge(self, name: str) -> bool:
         array = await self.get(name)
-        if array is None or any("faulty" in member.flags for member in array.members):
+        if array is None or any({"faulty", "blocked"} <= member.flags for member in array.members):
             return False
         # A leg that fails between this look and the write below is blocked by itself until its record is made.
         if array.array_state == "write-pending":
@@ -136,7 +153,7 @@ class MdRaid:
     async def freeze(self, name: str) -> None:
         md = self._md(name)
         if sysfs.read(md / "sync_action") != "frozen":
-            await sysfs.write(md / "sync_action", "frozen")
+            await sysfs.write(md / "sync_action", "frozen", seconds=FREEZE_SECONDS)
         await self.acknowledge(name)
 
     async def unfreeze(self, name: str) -> None:
@@ -146,8 +163,9 @@ class MdRaid:
 
     async def set_speed(self, name: str, max_kib: int) -> None:
         md = self._md(name)
-        await sysfs.write(md / "sync_speed_min", str(min(FLOOR_KIB, max_kib) if max_kib else FLOOR_KIB))
-        await sysfs.write(md / "sync_speed_max", str(max_kib) if max_kib else "system")
+        floor = min(FLOOR_KIB, max_kib) if max_kib else FLOOR_KIB
+        ceiling = str(max_kib) if max_kib else "system"
+        await sysfs.write_all([(md / "sync_speed_min", str(floor)), (md / "sync_speed_max", ceiling)])
 
     async def dirty_chunks(self, leg_device: str) -> Sequence[tuple[int, int]]:
         argv = ("dd", f"if={leg_device}", "bs=4096", "iflag=direct", "status=none")
@@ -163,7 +181,7 @@ class MdRaid:
         deadline = loop.time() + _SETTLE_SECONDS
         while md.exists() and sysfs.peek(md / "array_state", "clear") != "clear":
             try:
-                await sysfs.write(md / "array_state", "clear", seconds=_STOP_SECONDS)
+                await sysfs.write(md / "array_state", "clear", seconds=STOP_SECONDS)
             except NotFound:
                 break
             except Busy as error:
@@ -190,53 +208,73 @@ class MdRaid:
         md = self._md(name)
         if not md.exists():
             await sysfs.write(self._sys / "module/md_mod/parameters/new_array", f"md_{name}")
-        await sysfs.write(md / "metadata_version", METADATA)
-        await sysfs.write(md / "level", "raid1")
-        await sysfs.write(md / "raid_disks", str(raid_disks))
-        await sysfs.write(md / "component_size", str(component_sectors // 2))
+        await sysfs.write_all(
+            [
+                (md / "metadata_version", METADATA),
+                (md / "level", "raid1"),
+                (md / "raid_disks", str(raid_disks)),
+                (md / "component_size", str(component_sectors // 2)),
+            ]
+        )
 
     async def _run(self, md: Path, component_sectors: int) -> None:
-        await sysfs.write(md / "bitmap/metadata", "external")
-        # chunksize and time_base before location, or the array refuses to run
-        await sysfs.write(md / "bitmap/chunksize", str(bitmap_chunk_bytes(component_sectors)))
-        await sysfs.write(md / "bitmap/time_base", str(BITMAP_SECONDS))
-        await sysfs.write(md / "bitmap/location", f"+{BITMAP_START_SECTORS}")
-        # without it md would coarsen the bitmap when the array grows, and nobody would know
-        await sysfs.write(md / "bitmap/space", str(BITMAP_SECTORS - BITMAP_START_SECTORS))
-        await sysfs.write(md / "resync_start", "none")
-        await sysfs.write(md / "array_state", "active")
-        # Never clean again by itself: each change back would make the next write wait for us.
-        await sysfs.write(md / "safe_mode_delay", "0")
-        await sysfs.write(md / "array_state", "active")
-        await sysfs.write(md / "sync_speed_min", str(FLOOR_KIB))
+        await sysfs.write_all(
+            [
+                (md / "bitmap/metadata", "external"),
+                # chunksize and time_base before location, or the array refuses to run
+                (md / "bitmap/chunksize", str(bitmap_chunk_bytes(component_sectors))),
+                (md / "bitmap/time_base", str(BITMAP_SECONDS)),
+                (md / "bitmap/location", f"+{BITMAP_START_SECTORS}"),
+                # without it md would coarsen the bitmap when the array grows, and nobody would know
+                (md / "bitmap/space", str(BITMAP_SECTORS - BITMAP_START_SECTORS)),
+                (md / "resync_start", "none"),
+                (md / "array_state", "active"),
+                # Never clean again by itself: each change back would make the next write wait for us.
+                (md / "safe_mode_delay", "0"),
+                (md / "array_state", "active"),
+                (md / "sync_speed_min", str(FLOOR_KIB)),
+            ],
+            seconds=RUN_SECONDS,
+        )
 
     async def _take_in(
         self, md: Path, slot: int, major_minor: str, component_sectors: int, *, in_sync: bool, write_mostly: bool
     ) -> None:
+        # md takes our word for the size; a short leg would fail only when its end is reached
+        size, needed = int(sysfs.peek(self._sys / "dev/block" / major_minor / "size", "0")), component_sectors
+        if size < BITMAP_SECTORS + needed:
+            raise Invalid(f"{major_minor} has {size} sectors; array {md.parent.name} needs {BITMAP_SECTORS + needed}")
         await sysfs.write(md / "new_dev", major_minor)
         member = self._folder(md, major_minor)
         if member is None:
             raise NotFound(f"{major_minor} was added to {md.parent.name}, but is not in it")
+        writes = [(member / "offset", str(BITMAP_SECTORS)), (member / "size", str(component_sectors // 2))]
+        writes += [(member / "state", "insync")] if in_sync else []
+        writes += [(member / "slot", str(slot))]
+        # after the slot: giving one to a leg of an array that does not run yet takes the mark off
+        writes += [(member / "state", "writemostly")] if write_mostly else []
         try:
-            await sysfs.write(member / "offset", str(BITMAP_SECTORS))
-            await sysfs.write(member / "size", str(component_sectors // 2))
-            if in_sync:
-                await sysfs.write(member / "state", "insync")
-            if write_mostly:
-                await sysfs.write(member / "state", "writemostly")
-            await sysfs.write(member / "slot", str(slot))
+            await sysfs.write_all(writes)
         except MillpondError:
             if sysfs.peek(member / "slot", "none") == "none":
                 await sysfs.write(member / "state", "remove")
             raise
 
-    async def _leave(self, member: Path) -> None:
+    @staticmethod
+    async def _set_bits(md: Path, chunks: Sequence[tuple[int, int]]) -> None:
+        """Mark chunks dirty, on the legs too. Several writes, because an attribute takes one page at a time."""
+        words = [f"{first}-{last}" if last > first else f"{first}" for first, last in chunks]
+        lines = (" ".join(words[start : start + 128]) for start in range(0, len(words), 128))
+        await sysfs.write_all([(md / "bitmap_set_bits", line) for line in lines])
+
+    async def _leave(self, name: str, member: Path) -> None:
         """Take a failed leg out: md empties its slot once nothing is in flight to it (not while frozen)."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _SETTLE_SECONDS
+        begun = loop.time()
         while member.exists():
-            patient = loop.time() < deadline - _SETTLE_SECONDS / 2
-            if patient and sysfs.peek(member / "slot", "none") != "none":
+            # A rebuild that the failure interrupted asks once more, for its checkpoint.
+            await self.acknowledge(name)
+            if loop.time() - begun < _SETTLE_SECONDS / 2 and sysfs.peek(member / "slot", "none") != "none":
                 await asyncio.sleep(0.02)
                 continue
             try:
@@ -244,7 +282,7 @@ class MdRaid:
             except NotFound:
                 return
             except Busy:
-                if loop.time() > deadline:
+                if loop.time() - begun > _SETTLE_SECONDS:
                     raise
                 await asyncio.sleep(0.05)
 
@@ -293,6 +331,10 @@ def read_array(md: Path, name: str, device_nodes: Path = Path("/dev")) -> Array 
 
 
 def _members(md: Path) -> Iterable[Member]:
+    return sorted(_unsorted_members(md), key=lambda member: (member.slot is None, member.slot, member.major_minor))
+
+
+def _unsorted_members(md: Path) -> Iterable[Member]:
     for entry in sysfs.entries(md):
         if not entry.startswith("dev-"):
             continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from millpond_adapters.run import run
@@ -57,6 +57,29 @@ async def write(path: Path, value: str, *, seconds: float = 5.0) -> None:
         await run(*argv, seconds=seconds, stdin=value.encode())
     except CommandFailed as error:
         raise explain(error, f"writing {value.strip()!r} to {path}") from error
+
+
+async def write_all(writes: Sequence[tuple[Path, str]], *, seconds: float = 10.0) -> None:
+    """Make ``writes`` in their order, with one child for all; the first that fails ends it and is raised."""
+    while writes:
+        words = [word for path, value in writes for word in (str(path), value)]
+        try:
+            await run("sh", "-c", _WRITE_ALL, "write", *words, seconds=seconds)
+            return
+        except CommandFailed as error:
+            done = error.stderr.strip().rpartition("\n")[2]
+            if not done.isdigit():
+                raise
+            # The shell knows that it failed, not why; dd does. If it even succeeds now, so be it.
+            await write(*writes[int(done)])
+            writes = writes[int(done) + 1 :]
+
+
+_WRITE_ALL = """done=0
+while [ $# -gt 0 ]; do
+    printf %s "$2" >"$1" || { echo "$done" >&2; exit 1; }
+    done=$((done + 1)); shift 2
+done"""
 
 
 def explain(error: CommandFailed, doing: str) -> MillpondError:

@@ -22,6 +22,8 @@ BITMAP_START_SECTORS = 8
 """Where the bitmap begins within its area: where md puts it behind a superblock, which we do not have."""
 
 _HOLD = "queue_if_no_path"
+# The second one the kernel adds to every multipath table by itself, when it sets the path up.
+_CHANGING = frozenset({_HOLD, "retain_attached_hw_handler"})
 
 
 def leg_sectors(volume_bytes: int) -> int:
@@ -119,7 +121,8 @@ def same_table(one: str, other: str) -> bool:
 def _without_mode(table: str) -> list[list[str]]:
     lines = [line.split() for line in table.strip().splitlines()]
     for words in lines:
-        if len(words) > 3 and words[2] == "multipath" and _HOLD in words:
-            words.remove(_HOLD)
-            words[3] = str(int(words[3]) - 1)
+        if len(words) > 3 and words[2] == "multipath":
+            for feature in _CHANGING & set(words):
+                words.remove(feature)
+                words[3] = str(int(words[3]) - 1)
     return lines

@@ -68,6 +68,10 @@ class Dm(Protocol):
 
     async def gate_status(self, name: str) -> GateStatus: ...
 
+    async def gates(self) -> dict[str, GateStatus]:
+        """All of Millpond's gates by name, at the price of one."""
+        ...
+
     async def gate_hold(self, name: str) -> None:
         """``queue_if_no_path``. Idempotent."""
         ...
@@ -138,7 +142,10 @@ class Md(Protocol):
         ...
 
     async def acknowledge(self, name: str) -> bool:
-        """Answer a ``write-pending`` that needs no record. False, and nothing done, when a member is faulty."""
+        """Answer a ``write-pending`` that needs no record.
+
+        False, and nothing done, while a failure waits for its record: a member is faulty and still blocked.
+        """
         ...
 
     async def freeze(self, name: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from millpond_adapters import modules
+from millpond_adapters import modules, udev
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -32,6 +32,7 @@ else:
     def kernel() -> Iterator[None]:
         """Modules and ramdisks; at the end, whatever the kernel complained about meanwhile."""
         asyncio.run(modules.load())
+        asyncio.run(udev.install())
         subprocess.run(["modprobe", "brd", f"rd_nr={RAM_DISKS}", f"rd_size={RAM_MIB * 1024}"], check=True, timeout=30)
         yield
         log = subprocess.run(["dmesg"], capture_output=True, text=True, timeout=10, check=True).stdout

@@ -17,36 +17,17 @@ async def _pair(volume: Volume) -> None:
     await volume.write(0, 2)
 
 
-async def _held(volume: Volume, leg: str) -> None:
-    """Wait until the leg's gate holds I/O."""
-    gate = names.gate(volume.uuid, leg)
-
-    async def holds() -> bool:
-        status = await dm.gate_status(gate)
-        return status.holding and not status.path_up and status.queued > 0
-
-    await until(holds, f"the gate of leg {leg} holds I/O", seconds=5)
-
-
-async def _lose(volume: Volume, leg: str) -> None:
-    """After the record: open the gate, let md see it, acknowledge."""
-    number = await volume.gate_number(leg)
-    await volume.gate_fail(leg)
-    await md.fail(volume.array, number)
-    await md.acknowledge_failure(volume.array, number)
-
-
 async def test_eight_writers_wait_for_the_record_and_then_all_go_on(volume: Volume) -> None:
     await _pair(volume)
     await volume.break_leg("b")
     writers = [volume.start_write(20 + 10 * n, 2) for n in range(8)]
-    await _held(volume, "b")
+    await volume.held("b")
     await asyncio.sleep(1)
     assert not any(writer.done() for writer in writers), "a write was acknowledged before the record"
     array = await volume.look()
     assert array.degraded == 0
     assert not any("faulty" in member.flags for member in array.members), "md saw an error that the gate should hold"
-    await _lose(volume, "b")
+    await volume.drop("b")
     await asyncio.wait_for(asyncio.gather(*writers), 10)
     array = await volume.look()
     assert (array.degraded, len(array.members)) == (1, 1)
@@ -57,7 +38,7 @@ async def test_an_opened_gate_leaves_writes_waiting_for_the_acknowledgement(volu
     await _pair(volume)
     await volume.break_leg("b")
     first = volume.start_write(100)
-    await _held(volume, "b")
+    await volume.held("b")
     await volume.gate_fail("b")
 
     async def faulty() -> bool:
@@ -77,7 +58,7 @@ async def test_a_short_outage_is_reinstated_and_nothing_is_degraded(volume: Volu
     await _pair(volume)
     await volume.break_leg("b")
     writer = volume.start_write(100, 3)
-    await _held(volume, "b")
+    await volume.held("b")
     await volume.heal("b")
     await volume.reinstate("b")
     assert await asyncio.wait_for(writer, 5) > 0
@@ -91,7 +72,7 @@ async def test_the_path_below_a_holding_gate_can_be_swapped(volume: Volume) -> N
     await _pair(volume)
     await volume.break_leg("b")
     writer = volume.start_write(100, 3)
-    await _held(volume, "b")
+    await volume.held("b")
     await volume.heal("b")
     path, leg = names.path(volume.uuid, "b"), await dm.get(volume.leg_name("b"))
     before = (await dm.get(path)).major_minor
@@ -107,11 +88,11 @@ async def test_a_front_drains_once_the_held_leg_is_recorded(volume: Volume) -> N
     await volume.make_front()
     await volume.break_leg("b")
     writer = volume.start_write(100, front=True)
-    await _held(volume, "b")
+    await volume.held("b")
     suspending = asyncio.create_task(dm.suspend(volume.front))
     await asyncio.sleep(1)
     assert not suspending.done(), "the front was suspended over a write that is held"
-    await _lose(volume, "b")
+    await volume.drop("b")
     await asyncio.wait_for(asyncio.gather(suspending, writer), 10)
     assert (await dm.get(volume.front)).suspended
     waiting = volume.start_write(200, front=True)
@@ -130,7 +111,7 @@ async def test_a_suspend_that_is_given_up_leaves_the_front_running(
     await volume.make_front()
     await volume.break_leg("b")
     writer = volume.start_write(100, front=True)
-    await _held(volume, "b")
+    await volume.held("b")
     monkeypatch.setattr("millpond_adapters.dm.DRAIN_SECONDS", 1.0)
     with pytest.raises(DeadlineExceeded):
         await dm.suspend(volume.front)
@@ -150,7 +131,7 @@ async def test_the_last_leg_is_held_and_never_failed(volume: Volume) -> None:
     await volume.drop("b")
     await volume.break_leg("a")
     writer = volume.start_write(100)
-    await _held(volume, "a")
+    await volume.held("a")
     with pytest.raises((Busy, CommandFailed)):
         await md.fail(volume.array, await volume.gate_number("a"))
     await asyncio.sleep(1)

@@ -89,7 +89,9 @@ class NodeMounts:
         await run("mount", "-t", fs_type, *arguments, device, target, seconds=_MOUNT_SECONDS)
 
     async def bind(self, source: str, target: str, *, readonly: bool) -> None:
-        await run("mount", "-o", "bind,ro" if readonly else "bind", source, target, seconds=_MOUNT_SECONDS)
+        # Not canonicalized: libmount would show /dev/dm-7 as /dev/mapper/<name>, which may be another node.
+        options = "bind,ro" if readonly else "bind"
+        await run("mount", "--no-canonicalize", "-o", options, source, target, seconds=_MOUNT_SECONDS)
 
     async def unmount(self, target: str) -> None:
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from demo import install
 from demo.cluster import Cluster
 
@@ -32,19 +30,6 @@ def test_every_node_runs_the_driver(cluster: Cluster) -> None:
         drivers = {driver["name"]: driver for driver in node["spec"].get("drivers") or ()}
         assert "csi.millpond.io" in drivers, node["metadata"]["name"]
         assert drivers["csi.millpond.io"]["topologyKeys"] == ["topology.millpond.io/node"]
-
-
-def test_capacity_is_published(cluster: Cluster) -> None:
-    def missing() -> str:
-        found = cluster.items("csistoragecapacities", "-n", install.NAMESPACE)
-        nodes = {
-            json.dumps(each.get("nodeTopology", {}))
-            for each in found
-            if each["storageClassName"] == "millpond-mirrored"
-        }
-        return "" if len(nodes) == 3 and all("capacity" in each for each in found) else f"{len(nodes)} of 3 nodes"
-
-    cluster.wait(missing, "each node's capacity is published", seconds=120, every=2)
 
 
 def test_nothing_restarted(cluster: Cluster) -> None:

@@ -182,6 +182,15 @@ def test_the_lab_can_name_its_own_images() -> None:
     assert images == {"localhost/mine:x", "p:1", "a:1"}
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_scheduler_heeds_capacity_only_when_it_is_published(wanted: bool) -> None:
+    """A CSIDriver that asks for it without anyone publishing it would keep every pod pending."""
+    objects = template("--set", f"controller.storageCapacity={str(wanted).lower()}")
+    arguments = dict(containers(objects))["millpond-controller/provisioner"]["args"]
+    assert of_kind(objects, "CSIDriver")[names.DRIVER]["spec"]["storageCapacity"] is wanted
+    assert ("--enable-capacity" in arguments) is wanted
+
+
 def test_a_class_with_parameters_of_its_own() -> None:
     value = '[{"name":"fast","copies":3,"fsType":"xfs","default":true,"parameters":{"pool":"nvme"}}]'
     (made,) = of_kind(template("--set-json", f"storageClasses={value}"), "StorageClass").values()

@@ -31,8 +31,10 @@ def clock(at: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration for a sentence, such as ``8 s``, ``4 min`` or ``2.5 h``; never negative."""
+    """A duration for a sentence, such as ``250 ms``, ``8 s``, ``4 min`` or ``2.5 h``; never negative."""
     seconds = max(seconds, 0)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 100 * 60:

@@ -12,8 +12,11 @@ from typing import Any
 
 from scripted import FakeClock, Nodes
 
+from millpond_core.errors import Conflict
 from millpond_core.master.world import KINDS
-from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model.quiescence import QuiescenceSpec, Scope
+from millpond_core.model.virtualvolume import Leg
 from millpond_core.testing.kube import MemoryKube
 from millpond_operator.heartbeats import Heartbeats
 from millpond_operator.master import Master
@@ -72,7 +75,6 @@ class Cluster:
         self.kube = MemoryKube(self.clock)
         self.nodes = Nodes(self.kube, self.clock)
         self.kills = 0
-        self.kubelets: dict[str, bool] = {}
         self._renew()
 
     def _renew(self) -> None:
@@ -152,6 +154,34 @@ class Cluster:
         found = await self.kube.list(Quiescence)
         return sorted(found, key=lambda q: (q.metadata.creation_timestamp or "", q.metadata.name))
 
-    def set_kubelet(self, node: str, ready: bool) -> None:
+    async def set_kubelet(self, node: str, ready: bool) -> None:
         """The second witness: a Kubernetes Node's Ready condition."""
-        self.kubelets[node] = ready
+        status = {"conditions": [{"type": "Ready", "status": "True" if ready else "Unknown"}]}
+        body = {"metadata": {"name": node}, "status": status}
+        try:
+            await self.kube.raw("POST", "/api/v1/nodes", body)
+        except Conflict:
+            await self.kube.raw("PUT", f"/api/v1/nodes/{node}", body)
+
+    async def manual(self, name: str, **spec: Any) -> None:
+        """A person asks for a quiescence of v1."""
+        scope = Scope(volumes=["v1"])
+        await self.kube.create(
+            Quiescence(metadata=ObjectMeta(name=name), spec=QuiescenceSpec(**{"scope": scope, **spec}))
+        )
+
+
+async def attached(cluster: Cluster, node: str = "n1", **volume: Any) -> None:
+    """Volume v1, attached to ``node``, where its first leg lies."""
+    await cluster.nodes.add_volume("v1", preferred_node=node, **volume)
+    await cluster.settle()
+    await cluster.nodes.want("v1", node)
+    await cluster.settle()
+
+
+def leg_on(volume: VirtualVolume, node: str) -> Leg:
+    return next(leg for leg in volume.status.mapping.legs if leg.node == node and not leg.releasing)
+
+
+def remote(volume: VirtualVolume, attach: str = "n1") -> Leg:
+    return next(leg for leg in volume.status.mapping.legs if leg.node != attach and not leg.releasing)

@@ -90,6 +90,8 @@ class Nodes:
         self.clock = clock
         self.nodes: dict[str, Node] = {}
         self.disks: dict[str, Disk] = {}
+        self.reachable: set[str] = set()
+        """Silent nodes whose data path runs on."""
 
     # --- what people do ---
 
@@ -177,9 +179,8 @@ class Nodes:
         await self.kube.apply_status(StorageDevice, name, {"observation": observation}, manager=manager)
 
     def _alive(self, leg: Leg) -> bool:
-        return not self.nodes[leg.node].silent and all(
-            self.disks[extent.device].state == "Claimed" for extent in leg.extents
-        )
+        cut = self.nodes[leg.node].silent and leg.node not in self.reachable
+        return not cut and all(self.disks[extent.device].state == "Claimed" for extent in leg.extents)
 
     async def _record(self, node: Node, name: str) -> None:
         """The attach node's part of the record: Stale what is lost, InSync what is rebuilt."""

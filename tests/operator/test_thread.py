@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-from harness import Cluster
+from harness import Cluster, attached, remote
 
 from millpond_core import names
 from millpond_core.model import VirtualVolume
-from millpond_core.model.virtualvolume import Leg
-
-
-async def attached(cluster: Cluster, node: str = "n1", **volume: object) -> None:
-    await cluster.nodes.add_volume("v1", preferred_node=node, **volume)  # type: ignore[arg-type]
-    await cluster.settle()
-    await cluster.nodes.want("v1", node)
-    await cluster.settle()
-
-
-def leg_on(volume: VirtualVolume, node: str) -> Leg:
-    return next(leg for leg in volume.status.mapping.legs if leg.node == node and not leg.releasing)
-
-
-def remote(volume: VirtualVolume, attach: str = "n1") -> Leg:
-    return next(leg for leg in volume.status.mapping.legs if leg.node != attach and not leg.releasing)
 
 
 async def test_a_volume_is_mapped_prepared_and_ready(cluster: Cluster) -> None:

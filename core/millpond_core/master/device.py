@@ -10,7 +10,7 @@ from typing import Any
 
 from millpond_core import names
 from millpond_core.instants import clock, parse
-from millpond_core.master import conditions, deleting
+from millpond_core.master import conditions
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import Says
 from millpond_core.master.steps import Act, Apply, Decision, Merge, Notice, Wait
@@ -146,7 +146,7 @@ def _legs(world: World, device: StorageDevice) -> tuple[set[str], list[str], int
         for leg in volume.status.mapping.legs:
             if all(extent.device_uuid != uuid for extent in leg.extents):
                 continue
-            if leg.releasing or deleting.given_back(world, volume, leg):
+            if leg.releasing:
                 replaced += 1
                 continue
             moving.append(name)

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 from millpond_core import names, quiesce
 from millpond_core.instants import parse, span
 from millpond_core.master import conditions
+from millpond_core.master import volumes as v
 from millpond_core.master.conditions import Says
 from millpond_core.master.steps import Act, Apply, Decision, Merge, Notice, Wait
 from millpond_core.master.world import Health, World
-from millpond_core.model import StorageNode
+from millpond_core.model import StorageNode, VirtualVolume
 from millpond_core.model.storagenode import StorageNodeStatus
+from millpond_core.model.virtualvolume import Leg
 
 CONDITIONS = frozenset({"NodeFailed", "StateManagerDown"})
 
@@ -48,7 +50,11 @@ def judge(
             continue
         silence = _silence(heartbeats.get(name))
         witness = _witness(world, name, kubelet_ready)
-        if witness and not many:
+        # Its legs are replaced one by one, and with them goes who missed it: the verdict stands until it is heard of.
+        failed = conditions.find(node.status.conditions, "NodeFailed")
+        stands = failed is not None and failed.status == "True" and kubelet_ready.get(name) is not True
+        if stands or (witness and not many):
+            witness = witness or "it has not been heard of since"
             verdicts[name] = _since(node, "NodeFailed", "Failed", f"{silence}, and {witness}", now)
         else:
             why = f"{len(stale)} of {len(world.nodes)} nodes are silent" if many else "nothing else speaks against it"
@@ -120,17 +126,24 @@ def _witness(world: World, node: str, kubelet_ready: Mapping[str, bool]) -> str:
     """Who else says that the node is gone; empty: no one does."""
     if kubelet_ready.get(node) is False:
         return "its kubelet is not Ready"
-    said = [
-        path.path
-        for name in world.volumes_at(node)
-        for volume in [world.volumes[name]]
-        for entry in volume.status.nodes
-        if entry.node == volume.status.attachment.node != node and entry.epoch == volume.status.attachment.epoch
-        for path in entry.paths
-        if path.id in {leg.id for leg in volume.status.mapping.legs if leg.node == node and not leg.releasing}
-        and path.path != "None"
+    reached = [
+        _reached(volume, leg)
+        for volume in (world.volumes[name] for name in world.volumes_at(node))
+        if volume.status.attachment.node not in ("", node)
+        for leg in v.legs(volume)
+        # A leg whose disk is gone says nothing of its node.
+        if leg.node == node and all(d.status.observation.state == "Claimed" for d in world.devices_of(leg))
     ]
-    return "no attach node reaches its legs" if said and all(path == "Down" for path in said) else ""
+    told = [answer for answer in reached if answer is not None]
+    return "no attach node reaches its legs" if told and not any(told) else ""
+
+
+def _reached(volume: VirtualVolume, leg: Leg) -> bool | None:
+    """Whether the attach node reaches a leg; one that it has given up it does not. None: it does not say."""
+    path = v.path_report(volume, leg)
+    if path is not None and path.path != "None":
+        return path.path == "Up"
+    return False if leg.state == "Stale" else None
 
 
 def _since(node: StorageNode, condition: str, state: Any, message: str, now: float) -> Health:

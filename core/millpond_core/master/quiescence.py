@@ -225,7 +225,7 @@ def _laggards(world: World, q: Quiescence, nodes: Iterable[str]) -> str:
     told = []
     for node in nodes:
         answer, health = _answer(world, q, node), world.state_of(node)
-        what = f"{answer.phase}: {answer.message}" if answer else "has not seen the instruction"
+        what = ": ".join(filter(None, (answer.phase, answer.message))) if answer else "has not seen the instruction"
         told.append(f"{node} ({what if health.state == 'Ready' else health.state})")
     return ", ".join(told)
 

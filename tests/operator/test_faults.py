@@ -1,0 +1,294 @@
+"""Nodes that fall silent, quiescences that do not come about, people's own, and devices that are to go."""
+
+from __future__ import annotations
+
+import pytest
+from harness import Cluster, attached, leg_on, remote
+
+from millpond_core import names
+from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
+
+
+async def test_a_silent_state_manager_is_not_a_dead_node(cluster: Cluster) -> None:
+    await attached(cluster, grace=5)
+    leg = remote(await cluster.volume())
+    await cluster.set_kubelet(leg.node, ready=True)
+    cluster.nodes.nodes["n1"].records = False
+    cluster.nodes.nodes[leg.node].silent = True
+    cluster.nodes.reachable.add(leg.node)
+    await cluster.later(60)
+    node = await cluster.node(leg.node)
+    assert node.status.phase == "StateManagerDown"
+    volume = await cluster.volume()
+    assert (volume.status.phase, volume.status.mapping.generation, volume.status.spares) == ("Ready", 1, [])
+    cluster.nodes.nodes[leg.node].silent = False
+    await cluster.settle()
+    assert (await cluster.node(leg.node)).status.phase == "Ready"
+
+
+@pytest.mark.parametrize("witness", ["kubelet", "attach node"])
+async def test_a_silent_node_that_a_second_witness_gives_up_has_failed(cluster: Cluster, witness: str) -> None:
+    await attached(cluster, grace=5)
+    leg = remote(await cluster.volume())
+    await cluster.set_kubelet(leg.node, ready=witness != "kubelet")
+    if witness == "attach node":
+        cluster.nodes.nodes["n1"].records = False  # the path is Down, the leg still InSync on record
+    else:
+        cluster.nodes.reachable.add(leg.node)
+    cluster.nodes.nodes[leg.node].silent = True
+    await cluster.later(26)
+    node = await cluster.node(leg.node)
+    assert node.status.phase == "Failed"
+    assert (await cluster.device(leg.extents[0].device)).status.phase == "Offline"
+    cluster.nodes.reachable.clear()
+    cluster.nodes.nodes["n1"].records = True
+    await cluster.later(30)
+    volume = await cluster.volume()
+    assert volume.status.phase == "Ready"
+    assert volume.status.mapping.generation == 2
+    [q] = await cluster.quiescences()
+    assert q.spec.reason == "NodeFailed"
+
+
+async def test_many_silent_nodes_at_once_are_our_own_blindness(cluster: Cluster) -> None:
+    await attached(cluster, grace=0)
+    for name in ("n2", "n3"):
+        await cluster.set_kubelet(name, ready=False)
+        cluster.nodes.nodes[name].silent = True
+        cluster.nodes.reachable.add(name)
+    cluster.nodes.nodes["n1"].records = False
+    await cluster.later(60)
+    for name in ("n2", "n3"):
+        assert (await cluster.node(name)).status.phase == "StateManagerDown"
+    assert (await cluster.volume()).status.mapping.generation == 1
+
+
+async def test_a_state_manager_that_says_it_restarts_is_waited_for(cluster: Cluster) -> None:
+    await attached(cluster)
+    leg = remote(await cluster.volume())
+    await cluster.set_kubelet(leg.node, ready=False)
+    cluster.nodes.reachable.add(leg.node)
+    until = {"restartingUntil": "2027-01-15T09:00:00Z"}
+    await cluster.kube.apply_status(StorageNode, leg.node, until, manager="restarting")
+    cluster.nodes.nodes[leg.node].silent = True
+    await cluster.later(60)
+    assert (await cluster.node(leg.node)).status.phase == "Ready"
+
+
+async def test_a_volume_is_taken_from_a_failed_node_by_a_higher_epoch(cluster: Cluster) -> None:
+    await attached(cluster)
+    await cluster.set_kubelet("n1", ready=False)
+    cluster.nodes.nodes["n1"].silent = True
+    await cluster.later(26)
+    await cluster.nodes.want("v1", "")
+    await cluster.settle()
+    volume = await cluster.volume()
+    assert (volume.status.attachment.node, volume.status.attachment.epoch, volume.status.attachment.clean) == (
+        "",
+        2,
+        False,
+    )
+    other = remote(volume)
+    assert next(entry for entry in volume.status.nodes if entry.node == other.node).epoch == 2, "fenced"
+    assert names.node_label("n1") in volume.metadata.labels, "it is to find what it still has standing"
+    await cluster.nodes.want("v1", "n3")
+    await cluster.settle()
+    volume = await cluster.volume()
+    assert (volume.status.attachment.node, volume.status.attachment.epoch) == ("n3", 3)
+    states = {leg.node: leg.state for leg in volume.status.mapping.legs}
+    assert states["n1"] == "Rebuilding", "what the failed node wrote to its own leg was never acknowledged"
+    assert states[other.node] == "InSync"
+
+
+async def test_a_quiescence_that_not_everyone_joins_is_aborted_and_tried_again_with_growing_pauses(
+    cluster: Cluster,
+) -> None:
+    await attached(cluster, grace=0)
+    cluster.nodes.nodes["n1"].restless = True
+    cluster.nodes.pull(remote(await cluster.volume()).extents[0].device)
+    await cluster.later(36)
+    [first] = await cluster.quiescences()
+    assert first.status.phase == "Aborted"
+    assert "n1" in first.status.message
+    assert names.ANNOTATION_QUIESCE not in (await cluster.node("n1")).metadata.annotations
+    assert (await cluster.volume()).status.mapping.generation == 1, "nothing was changed"
+    await cluster.later(90)
+    assert len(await cluster.quiescences()) == 3
+    cluster.nodes.nodes["n1"].restless = False
+    await cluster.later(60)
+    assert (await cluster.volume()).status.phase == "Ready"
+
+
+async def test_a_second_failure_inside_a_running_quiescence_is_taken_in(cluster: Cluster) -> None:
+    await attached(cluster, copies=3, grace=0)
+    node = cluster.nodes.nodes["n1"]
+    node.restless = True
+    volume = await cluster.volume()
+    lost = [leg for leg in volume.status.mapping.legs if leg.node != "n1"]
+    cluster.nodes.pull(lost[0].extents[0].device)
+    await cluster.settle()
+    cluster.nodes.pull(lost[1].extents[0].device)
+    await cluster.settle()
+    assert len(await cluster.quiescences()) == 1
+    node.restless = False
+    await cluster.settle()
+    volume = await cluster.volume()
+    assert volume.status.mapping.generation == 2, "one commit for both"
+    assert {leg.id for leg in volume.status.mapping.legs if leg.releasing} == {leg.id for leg in lost}
+    assert volume.status.phase == "Ready"
+
+
+async def test_a_participant_that_dies_is_not_waited_for_for_ever(cluster: Cluster) -> None:
+    await attached(cluster, grace=0)
+    await cluster.set_kubelet("n1", ready=False)
+    cluster.nodes.nodes["n1"].restless = True
+    cluster.nodes.pull(remote(await cluster.volume()).extents[0].device)
+    await cluster.settle()
+    cluster.nodes.nodes["n1"].silent = True
+    await cluster.later(60)
+    assert all(q.status.phase in ("Aborted", "Released") for q in await cluster.quiescences())
+
+
+async def test_a_persons_quiescence_is_held_until_it_is_released(cluster: Cluster) -> None:
+    await attached(cluster)
+    await cluster.manual("pause", reason="Manual", hold_io=True, deadline_seconds=300)
+    await cluster.settle()
+    [q] = await cluster.quiescences()
+    assert (q.status.phase, q.status.acks, q.status.held) == ("Quiesced", "1/1", "7ms")
+    assert (await cluster.node("n1")).metadata.annotations[names.ANNOTATION_QUIESCE] == "pause"
+    await cluster.nodes.want("v1", "")
+    await cluster.later(30)
+    await cluster.kube.merge(Quiescence, "pause", {"spec": {"release": True}})
+    await cluster.settle()
+    [q] = await cluster.quiescences()
+    assert q.status.phase == "Released"
+    assert next(c for c in q.status.conditions if c.type == "Complete").status == "True"
+
+
+async def test_a_persons_quiescence_ends_at_its_deadline_and_its_deletion_releases_it(cluster: Cluster) -> None:
+    await attached(cluster)
+    await cluster.manual("short", deadline_seconds=20)
+    await cluster.later(25)
+    [q] = await cluster.quiescences()
+    assert q.status.phase == "Expired"
+    await cluster.manual("long", deadline_seconds=600)
+    await cluster.settle()
+    await cluster.kube.delete(Quiescence, "long")
+    await cluster.settle()
+    assert names.ANNOTATION_QUIESCE not in (await cluster.node("n1")).metadata.annotations
+
+
+async def test_overlapping_quiescences_queue_and_a_failure_goes_first(cluster: Cluster) -> None:
+    await attached(cluster, grace=0)
+    await cluster.manual("a-first", deadline_seconds=60)
+    await cluster.settle()
+    await cluster.manual("b-second", deadline_seconds=60)
+    cluster.nodes.pull(remote(await cluster.volume()).extents[0].device)
+    await cluster.settle()
+    by_name = {q.metadata.name: q.status.phase for q in await cluster.quiescences()}
+    assert by_name["a-first"] == "Quiesced"
+    assert by_name["b-second"] == "Pending"
+    await cluster.kube.merge(Quiescence, "a-first", {"spec": {"release": True}})
+    await cluster.settle()
+    started = {
+        q.metadata.name: next((e.at for e in q.status.timeline if e.phase == "Instructed"), "")
+        for q in await cluster.quiescences()
+    }
+    [failure] = [name for name in started if name.startswith("q-")]
+    assert started[failure] < started["b-second"]
+    assert (await cluster.volume()).status.phase == "Ready"
+
+
+async def test_a_spare_that_is_lost_itself_is_given_back_for_another(cluster: Cluster) -> None:
+    await attached(cluster, grace=0)
+    cluster.nodes.nodes["n1"].restless = True
+    cluster.nodes.pull(remote(await cluster.volume()).extents[0].device)
+    await cluster.settle()
+    [spare] = (await cluster.volume()).status.spares
+    cluster.nodes.pull(spare.extents[0].device)
+    await cluster.settle()
+    volume = await cluster.volume()
+    assert {(s.id, s.releasing) for s in volume.status.spares} == {("c", True), ("d", False)}
+    cluster.nodes.nodes["n1"].restless = False
+    await cluster.later(60)
+    volume = await cluster.volume()
+    assert volume.status.phase == "Ready"
+    cluster.nodes.plug(spare.extents[0].device)
+    await cluster.settle()
+    assert (await cluster.volume()).status.spares == []
+
+
+async def test_a_leg_that_returns_while_its_spare_is_prepared_makes_the_spare_unnecessary(cluster: Cluster) -> None:
+    await attached(cluster, grace=0)
+    cluster.nodes.nodes["n1"].restless = True
+    lost = remote(await cluster.volume()).extents[0].device
+    cluster.nodes.pull(lost)
+    await cluster.settle()
+    cluster.nodes.plug(lost)
+    cluster.nodes.nodes["n1"].restless = False
+    await cluster.later(60)
+    volume = await cluster.volume()
+    assert volume.status.phase == "Ready"
+    assert volume.status.spares == []
+
+
+async def test_a_device_that_is_deleted_is_emptied_first_without_losing_a_copy(cluster: Cluster) -> None:
+    await attached(cluster)
+    leg = remote(await cluster.volume())
+    device = leg.extents[0].device
+    cluster.nodes.nodes["n1"].slow_rebuild = True
+    await cluster.kube.delete(StorageDevice, device)
+    await cluster.settle()
+    volume = await cluster.volume()
+    assert volume.status.copies == "2/2", "the copy that leaves is there until the new one is in sync"
+    assert (await cluster.device(device)).status.phase == "Draining"
+    cluster.nodes.nodes["n1"].slow_rebuild = False
+    await cluster.settle()
+    assert device not in {d.metadata.name for d in await cluster.kube.list(StorageDevice)}
+    volume = await cluster.volume()
+    assert volume.status.phase == "Ready"
+    assert leg.id not in {leg.id for leg in volume.status.mapping.legs}
+
+
+async def test_the_last_copy_keeps_its_device_until_its_loss_is_accepted(cluster: Cluster) -> None:
+    await attached(cluster, copies=1)
+    [leg] = (await cluster.volume()).status.mapping.legs
+    device = leg.extents[0].device
+    cluster.nodes.pull(device)
+    await cluster.kube.delete(StorageDevice, device)
+    await cluster.settle()
+    assert (await cluster.volume()).status.phase == "Faulted"
+    message = (await cluster.device(device)).status.message
+    assert names.ANNOTATION_ACCEPT_DATA_LOSS in message
+    accept = {names.ANNOTATION_ACCEPT_DATA_LOSS: leg.extents[0].device_uuid}
+    await cluster.kube.merge(StorageDevice, device, {"metadata": {"annotations": accept}})
+    await cluster.settle()
+    assert device not in {d.metadata.name for d in await cluster.kube.list(StorageDevice)}
+
+
+async def test_copies_can_be_added_and_taken_away(cluster: Cluster) -> None:
+    await attached(cluster, copies=1)
+    await cluster.kube.merge(VirtualVolume, "v1", {"spec": {"layout": {"copies": 2}}})
+    await cluster.settle()
+    volume = await cluster.volume()
+    assert (volume.status.phase, volume.status.copies) == ("Ready", "2/2")
+    await cluster.kube.merge(VirtualVolume, "v1", {"spec": {"layout": {"copies": 1}}})
+    await cluster.later(10)
+    volume = await cluster.volume()
+    assert (volume.status.phase, volume.status.copies) == ("Ready", "1/1")
+    assert [leg.node for leg in volume.status.mapping.legs] == ["n1"]
+    assert leg_on(volume, "n1").state == "InSync"
+
+
+async def test_only_the_masters_own_old_quiescences_are_pruned(cluster: Cluster) -> None:
+    await attached(cluster, grace=3600)
+    await cluster.manual("mine", deadline_seconds=1)
+    device = remote(await cluster.volume()).extents[0].device
+    for _ in range(24):
+        cluster.nodes.pull(device)
+        await cluster.settle()
+        cluster.nodes.plug(device)
+        await cluster.later(301, step=301)
+    kept = await cluster.quiescences()
+    assert len(kept) == 21
+    assert "mine" in {q.metadata.name for q in kept}

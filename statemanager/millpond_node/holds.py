@@ -1,4 +1,6 @@
-"""The record of what holds reads and writes, for the watchdog. Standard library only: the watchdog imports this.
+# pathlib would be a tenth of the watchdog's memory.
+# ruff: noqa: PTH103, PTH105, PTH108, PTH123, PTH208
+"""The record of what holds reads and writes, and the right to answer an array. The watchdog imports this: lean.
 
 One file a suspended front, under ``<run>/holds``: {"front", "deadline" (CLOCK_BOOTTIME, s), "boot_id", "began"}. It is
 written before the front is suspended and removed after it was resumed, so a suspended front always has one.
@@ -6,17 +8,14 @@ written before the front is suspended and removed after it was resumed, so a sus
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TypedDict
+from types import TracebackType
+from typing import NamedTuple
 
 
-class Hold(TypedDict):
+class Hold(NamedTuple):
     """One front's hold."""
 
     front: str
@@ -25,58 +24,65 @@ class Hold(TypedDict):
     began: float
 
 
-def write(folder: Path, hold: Hold) -> None:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = folder / f".{hold['front']}.new"
-    new.write_text(json.dumps(hold))
-    new.replace(folder / f"{hold['front']}.json")
+def write(folder: str, hold: Hold) -> None:
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    new = f"{folder}/.{hold.front}.new"
+    with open(new, "w", encoding="utf-8") as file:
+        json.dump(hold._asdict(), file)
+    os.replace(new, f"{folder}/{hold.front}.json")
 
 
-def read(folder: Path) -> list[Hold]:
+def read(folder: str) -> list[Hold]:
     """All holds. A file that cannot be read counts as a hold whose time is up."""
     found: list[Hold] = []
-    for path in sorted(folder.glob("[!.]*.json")) if folder.is_dir() else ():
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    for name in names:
+        front, dot, suffix = name.partition(".")
+        if not front or dot + suffix != ".json":
+            continue
         try:
-            hold = json.loads(path.read_text())
-            found.append(
-                Hold(
-                    front=path.stem,
-                    deadline=float(hold["deadline"]),
-                    boot_id=str(hold["boot_id"]),
-                    began=float(hold["began"]),
-                )
-            )
+            with open(f"{folder}/{name}", encoding="utf-8") as file:
+                said = json.load(file)
+            found.append(Hold(front, float(said["deadline"]), str(said["boot_id"]), float(said["began"])))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError):
-            found.append(Hold(front=path.stem, deadline=0.0, boot_id="", began=0.0))
+            found.append(Hold(front, 0.0, "", 0.0))
     return found
 
 
-def forget(folder: Path, front: str) -> None:
-    (folder / f"{front}.json").unlink(missing_ok=True)
+def forget(folder: str, front: str) -> None:
+    """Idempotent."""
+    try:
+        os.unlink(f"{folder}/{front}.json")
+    except FileNotFoundError:
+        return
 
 
-@contextlib.contextmanager
-def answering(folder: Path, array: str, *, wait_seconds: float = 0.0) -> Iterator[bool]:
+class Answering:
     """The right to answer an array's waits, or to stop it: one process at a time (kernel-facts 17).
 
-    False when another has it for longer than ``wait_seconds``. The kernel takes it back from a process that dies.
+    ``taken`` says whether it was to be had. The kernel takes it back from a process that dies.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(folder / f"{array}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        until = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield True
-                return
-            except BlockingIOError:
-                pass
-            if time.monotonic() >= until:
-                yield False
-                return
-            time.sleep(0.01)
-    finally:
-        os.close(handle)
+
+    def __init__(self, folder: str, array: str) -> None:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._path = f"{folder}/{array}.lock"
+        self._handle = -1
+        self.taken = False
+
+    def __enter__(self) -> Answering:
+        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.taken = True
+        except BlockingIOError:
+            pass
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.close(self._handle)
+        self.taken = False

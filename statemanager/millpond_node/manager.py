@@ -273,17 +273,13 @@ class StateManager:
     @contextlib.asynccontextmanager
     async def _silence(self, array: str) -> AsyncIterator[None]:
         """Nobody answers the array meanwhile."""
-        with contextlib.ExitStack() as stack:
-            for _ in range(100):
-                inner = contextlib.ExitStack()
-                if inner.enter_context(holds.answering(self._config.run_dir / "arrays", array)):
-                    stack.enter_context(inner)
-                    break
-                inner.close()
-                await asyncio.sleep(0.02)
-            else:
-                raise DeadlineExceeded(f"the watchdog did not let go of array {array}: is it stopped in its tracks?")
-            yield
+        for _ in range(100):
+            with holds.Answering(str(self._config.run_dir / "arrays"), array) as mine:
+                if mine.taken:
+                    yield
+                    return
+            await asyncio.sleep(0.02)
+        raise DeadlineExceeded(f"the watchdog did not let go of array {array} within 2 s: does it hang?")
 
     # --- quiescence ---
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -33,7 +32,7 @@ class Still:
         self._ports, self._config = ports, config
         self._boot_id = config.boot_id()
         self._store = RunDir(config.run_dir / "quiescences")
-        self._holds: Path = config.run_dir / "holds"
+        self._holds = str(config.run_dir / "holds")
         self._bell: frozenset[str] | None = None
         self.work = Work("quiescence", self._answer)
         self.instructions: dict[str, Instruction] = {}
@@ -76,14 +75,14 @@ class Still:
         """Write the deadline before the front is suspended."""
         now = self._ports.clock.boottime()
         deadline = still.hold_deadline(self.instructions.values(), volume, now)
-        holds.write(self._holds, holds.Hold(front=front, deadline=deadline, boot_id=self._boot_id, began=now))
+        holds.write(self._holds, holds.Hold(front, deadline, self._boot_id, began=now))
 
     def end_hold(self, volume: str, front: str) -> None:
         """The front goes on: note for how long it was held."""
         now = self._ports.clock.boottime()
         for hold in holds.read(self._holds):
-            if hold["front"] == front and hold["boot_id"] == self._boot_id:
-                self._held(volume, int((min(now, hold["deadline"]) - hold["began"]) * 1000))
+            if hold.front == front and hold.boot_id == self._boot_id:
+                self._held(volume, int((min(now, hold.deadline) - hold.began) * 1000))
         holds.forget(self._holds, front)
 
     def _held(self, volume: str, milliseconds: int) -> None:

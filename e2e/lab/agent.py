@@ -59,7 +59,7 @@ class Agent:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise LabError(
-                        f"not finished after {seconds:.0f} s on {self.name}: {shlex.join(argv)}\n"
+                        f"not finished after {seconds:g} s on {self.name}: {shlex.join(argv)}\n"
                         + (out + err).decode(errors="replace")[-2000:]
                     )
                 ready, writable, _ = select.select([link], [link] if feed.more else [], [], left)

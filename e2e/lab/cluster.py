@@ -62,7 +62,7 @@ class Cluster:
         try:
             result = subprocess.run(argv, capture_output=True, text=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired:
-            raise LabError(f"not finished after {seconds:.0f} s: kubectl {' '.join(arguments)}") from None
+            raise LabError(f"not finished after {seconds:g} s: kubectl {' '.join(arguments)}") from None
         if check and result.returncode != 0:
             raise LabError(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
         return result

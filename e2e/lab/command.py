@@ -70,9 +70,7 @@ def run(
         out, err = process.communicate(stdin, timeout=seconds)
     except subprocess.TimeoutExpired:
         _end(process, gently=not with_us)
-        raise LabError(
-            f"not finished after {seconds:.0f} s: {shlex.join(words)}", next_step=next_step, log=log
-        ) from None
+        raise LabError(f"not finished after {seconds:g} s: {shlex.join(words)}", next_step=next_step, log=log) from None
     except BaseException:
         _end(process, gently=not with_us)
         raise

@@ -71,9 +71,9 @@ def make_ext4(image: Path, folder: Path, *, gib: float) -> None:
     run(["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-E", lazy, "-d", folder, image], seconds=600)
 
 
-def sources() -> list[Source]:
+def sources(apt: Path = Path("/etc/apt")) -> list[Source]:
     """Main, updates, security and backports of ``SUITE``, from the mirrors in this machine's apt sources."""
-    found = list(_host_sources())
+    found = list(_host_sources(apt))
     main = os.environ.get(MIRROR_VARIABLE) or next(
         (s.uri for s in found if s.suite == SUITE),
         next((s.uri for s in found if s.uri.rstrip("/").endswith("/debian") and "-security" not in s.suite), None),
@@ -90,8 +90,7 @@ def sources() -> list[Source]:
     return lines
 
 
-def _host_sources() -> Iterator[Source]:
-    apt = Path("/etc/apt")
+def _host_sources(apt: Path) -> Iterator[Source]:
     for path in sorted([apt / "sources.list", *apt.glob("sources.list.d/*.list")]):
         for line in path.read_text().splitlines() if path.exists() else []:
             words = [word for word in line.split("#")[0].split() if not word.startswith(("[", "signed-by", "arch="))]
@@ -112,6 +111,8 @@ def bootstrap(
 ) -> None:
     """Run mmdebstrap: a folder or tar ``target`` with ``names`` installed, without manuals and translations."""
     packages.ensure("mmdebstrap", "unshare")
+    if not KEYRING.exists():
+        packages.install(["debian-archive-keyring"], why="to check what comes from the Debian mirror")
     if os.geteuid() != 0:
         raise LabError(
             "building the guests' system needs root, once (its files belong to root)",

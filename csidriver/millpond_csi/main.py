@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from millpond_core.errors import MillpondError
+
 # Before gRPC is imported: children are started beside its threads, and its fork handlers would stop them at each one.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
@@ -75,7 +77,7 @@ def main() -> int:
     )
     try:
         asyncio.run(_until_signalled(parsed))
-    except (OSError, RuntimeError) as error:
+    except (MillpondError, OSError, RuntimeError) as error:
         log.error("cannot serve: %s", error)
         return 1
     return 0

@@ -1,0 +1,96 @@
+"""Labels on files in place of disks: dd's O_DIRECT works on both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from millpond_adapters.label import SLOT_OFFSETS, DiskLabels, decode, encode, protective_mbr
+from millpond_core.errors import Conflict, Invalid, IOFailed
+from millpond_core.observed import Label, LabelLeg
+from millpond_core.units import MIB
+
+LABELS = DiskLabels()
+LEG = LabelLeg(volume="v", volume_name="pvc-1", leg="a", size_bytes=MIB, extents=((0, 0, 64),))
+FIRST = Label(cluster="c", device_uuid="d", device_name="n1-disk1", sequence=1, legs=(LEG,))
+
+
+def later(sequence: int, **fields: object) -> Label:
+    return msgspec.structs.replace(FIRST, sequence=sequence, **fields)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(8 * MIB))
+    return path
+
+
+async def test_a_blank_disk_has_no_label(disk: Path) -> None:
+    assert await LABELS.read(str(disk)) is None
+
+
+async def test_what_was_written_is_read_and_the_rest_of_the_disk_untouched(disk: Path) -> None:
+    await LABELS.write(str(disk), FIRST)
+    assert await LABELS.read(str(disk)) == FIRST
+    assert disk.read_bytes()[4 * MIB :] == bytes(4 * MIB)
+    assert disk.stat().st_size == 8 * MIB
+
+
+async def test_a_torn_write_costs_the_new_label_only(disk: Path) -> None:
+    await LABELS.write(str(disk), FIRST)
+    await LABELS.write(str(disk), later(2))
+    newer = next(o for o in SLOT_OFFSETS if decode(disk.read_bytes()[o : o + MIB]).label == later(2))
+    with disk.open("r+b") as file:
+        file.seek(newer + 100)
+        file.write(b"torn")
+    assert await LABELS.read(str(disk)) == FIRST
+    await LABELS.write(str(disk), later(3))
+    assert await LABELS.read(str(disk)) == later(3)
+
+
+async def test_each_write_leaves_the_newest_label_standing(disk: Path) -> None:
+    for sequence in range(1, 6):
+        await LABELS.write(str(disk), later(sequence))
+        found = {decode(disk.read_bytes()[o : o + MIB]).label for o in SLOT_OFFSETS} - {None}
+        assert found == {later(n) for n in (sequence - 1, sequence) if n}
+
+
+async def test_an_older_sequence_is_refused(disk: Path) -> None:
+    await LABELS.write(str(disk), later(5))
+    with pytest.raises(Conflict, match="sequence 5"):
+        await LABELS.write(str(disk), later(5))
+    assert await LABELS.read(str(disk)) == later(5)
+
+
+async def test_a_damaged_label_is_no_blank_disk(disk: Path) -> None:
+    await LABELS.write(str(disk), FIRST)
+    with disk.open("r+b") as file:
+        file.seek(SLOT_OFFSETS[0] + 60)
+        file.write(b"\xff\xff\xff")
+    with pytest.raises(Invalid, match="both copies of it are damaged"):
+        await LABELS.read(str(disk))
+
+
+async def test_a_disk_that_is_gone_is_an_error_and_no_file_takes_its_place(tmp_path: Path) -> None:
+    with pytest.raises(IOFailed, match="No such file"):
+        await LABELS.read(str(tmp_path / "gone"))
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_label_of_many_extents_spans_blocks_and_one_too_large_is_refused() -> None:
+    legs = tuple(msgspec.structs.replace(LEG, leg=str(n), extents=((n, n, 1),) * 256) for n in range(20))
+    large = later(7, legs=legs)
+    assert len(encode(large)) > 4096
+    assert decode(encode(large)).label == large
+    with pytest.raises(Invalid, match="more than fit"):
+        encode(later(8, legs=legs * 60))
+
+
+def test_the_first_sector_says_that_the_disk_is_not_empty() -> None:
+    sector = protective_mbr()
+    assert len(sector) == 512
+    assert sector[450] == 0xEE
+    assert sector[510:] == b"\x55\xaa"

@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import cast
 
-from millpond_core.allocator import Need, largest, topology_value
-from millpond_core.master.world import Health, Object, World
+from millpond_core.allocator import Need, Space, largest, topology_value
+from millpond_core.master.world import Health, World
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
+from millpond_core.ports import Kube
 from millpond_core.units import UNIT_BYTES
 from millpond_csi.parameters import VolumeClass
 from millpond_csi.sizes import MAXIMUM_BYTES
 
+FRESH_SECONDS = 10.0
+"""The provisioner asks once for each class and node, all at the same time: one look serves them all."""
 
-def largest_volume(
-    devices: Iterable[StorageDevice],
-    nodes: Iterable[StorageNode],
-    volumes: Iterable[VirtualVolume],
-    asked: VolumeClass,
-    node: str = "",
-) -> int:
+
+class Spaces:
+    """Free space as the allocator sees it, read anew when the last look is older than ``FRESH_SECONDS``."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+        self._lock = asyncio.Lock()
+        self._seen: Sequence[Space] = ()
+        self._until = 0.0
+
+    async def look(self) -> Sequence[Space]:
+        """All devices, fit or not."""
+        async with self._lock:
+            if time.monotonic() >= self._until:
+                nodes, devices, volumes = await asyncio.gather(
+                    self._kube.list(StorageNode), self._kube.list(StorageDevice), self._kube.list(VirtualVolume)
+                )
+                self._seen = spaces(nodes, devices, volumes)
+                self._until = time.monotonic() + FRESH_SECONDS
+            return self._seen
+
+
+def spaces(
+    nodes: Iterable[StorageNode], devices: Iterable[StorageDevice], volumes: Iterable[VirtualVolume]
+) -> Sequence[Space]:
+    """Devices with their free runs; a node's health is the master's judgement, as its status has it."""
+    nodes = list(nodes)
+    world = World((*nodes, *devices, *volumes))
+    world.health = {node.metadata.name: _health(node) for node in nodes}
+    return world.spaces()
+
+
+def largest_volume(spaces: Sequence[Space], asked: VolumeClass, node: str = "") -> int:
     """Bytes of the largest volume of this class that could be placed now; 0: none.
 
     ``node``, when named and the class wants pods on leg nodes only, must get one of the legs.
     """
-    nodes = list(nodes)
-    world = World(cast(Iterable[Object], (*nodes, *devices, *volumes)))
-    world.health = {each.metadata.name: _health(each) for each in nodes}
-    spaces = world.spaces()
     layout, placement = asked.layout, asked.placement
     need = Need(
         units=0,
@@ -52,7 +78,6 @@ def largest_volume(
 
 
 def _health(node: StorageNode) -> Health:
-    """The master's judgement, as it stands in the status."""
     phase = node.status.phase
     if phase == "Failed":
         return Health("Failed")

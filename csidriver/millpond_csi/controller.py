@@ -8,10 +8,10 @@ from typing import Any
 
 from millpond_core import names
 from millpond_core.errors import Conflict, Invalid, NotFound
-from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model import StorageNode, VirtualVolume
 from millpond_core.ports import Kube
 from millpond_csi import sizes, validation, volumes
-from millpond_csi.capacity import largest_volume
+from millpond_csi.capacity import Spaces, largest_volume
 from millpond_csi.deadline import Deadline
 from millpond_csi.errors import AlreadyExists, NoRoom, Refused
 from millpond_csi.parameters import VolumeClass, volume_class
@@ -41,6 +41,7 @@ class ControllerService:
         self, kube: Kube, *, max_volumes: int = 0, new_uuid: Callable[[], str] = lambda: str(uuid.uuid4())
     ) -> None:
         self._kube = kube
+        self._spaces = Spaces(kube)
         self._max_volumes = max_volumes
         self._new_uuid = new_uuid
 
@@ -138,13 +139,7 @@ class ControllerService:
         for capability in request.volume_capabilities:
             validation.capability(capability)
         node = _node(request.accessible_topology.segments) if request.HasField("accessible_topology") else ""
-        size = largest_volume(
-            await self._kube.list(StorageDevice),
-            await self._kube.list(StorageNode),
-            await self._kube.list(VirtualVolume),
-            asked,
-            node,
-        )
+        size = largest_volume(await self._spaces.look(), asked, node)
         response = csi.GetCapacityResponse(available_capacity=size)
         response.maximum_volume_size.value = size
         return response

@@ -11,7 +11,7 @@ from millpond_core.model import ObjectMeta, StorageDevice, StorageNode
 from millpond_core.model.storagedevice import DeviceObservation, StorageDeviceSpec, StorageDeviceStatus
 from millpond_core.model.storagenode import StorageNodeStatus
 from millpond_core.units import UNIT_BYTES, leg_units, parse_quantity
-from millpond_csi.capacity import largest_volume
+from millpond_csi.capacity import largest_volume, spaces
 from millpond_csi.errors import OutOfRange
 from millpond_csi.parameters import PARAMETERS, volume_class
 from millpond_csi.sizes import quantity, size_for
@@ -156,14 +156,14 @@ DEVICES = [device("a", "n1", 400), device("b", "n2", 200), device("c", "n3", 100
     ],
 )
 def test_the_largest_volume(parameters: dict[str, str], at: str, mib: int) -> None:
-    assert largest_volume(DEVICES, NODES, [], volume_class(parameters), at) == mib * MIB
+    assert largest_volume(spaces(NODES, DEVICES, []), volume_class(parameters), at) == mib * MIB
 
 
 def test_the_largest_volume_fits_and_the_next_does_not() -> None:
-    size = largest_volume(DEVICES, NODES, [], volume_class({}))
+    size = largest_volume(spaces(NODES, DEVICES, []), volume_class({}))
     assert leg_units(size) == 100
     assert leg_units(size + UNIT_BYTES) == 101
 
 
 def test_a_failed_node_has_no_room() -> None:
-    assert largest_volume(DEVICES, [node("n1", "Failed"), *NODES[1:]], [], volume_class({})) == 196 * MIB
+    assert largest_volume(spaces([node("n1", "Failed"), *NODES[1:]], DEVICES, []), volume_class({})) == 196 * MIB

@@ -324,3 +324,9 @@ async def test_capacity_needs_a_topology_of_ours(driver: Any) -> None:
     assert (await driver.call("get_capacity")).available_capacity == 0
     with pytest.raises(Invalid, match="topology"):
         await driver.call("get_capacity", accessible_topology={"segments": {"zone": "a"}})
+
+
+async def test_many_who_ask_for_capacity_cost_one_look(driver: Any) -> None:
+    before = driver.kube.calls.count(("list", "StorageDevice"))
+    await asyncio.gather(*(driver.call("get_capacity", parameters={"copies": str(n)}) for n in (1, 2, 3, 4)))
+    assert driver.kube.calls.count(("list", "StorageDevice")) == before + 1

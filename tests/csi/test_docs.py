@@ -1,0 +1,15 @@
+"""docs/storage-classes.md lists the parameters that there are, in the words of the table in the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from millpond_csi.parameters import PARAMETERS
+
+DOC = Path(__file__).resolve().parents[2] / "docs" / "storage-classes.md"
+
+
+def test_the_documented_parameters_are_the_known_ones() -> None:
+    rows = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", DOC.read_text(), re.MULTILINE))
+    assert rows == {name: parameter.help for name, parameter in PARAMETERS.items()}

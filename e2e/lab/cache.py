@@ -17,6 +17,9 @@ from lab.errors import LabError
 from lab.progress import say
 
 LOCK_SECONDS = 3600.0
+# Of each kind of entry so many are kept, and any that was used lately (it may be about to be used) or by a lab.
+KEPT = 3
+LATELY_SECONDS = 3600.0
 
 
 def key(*parts: str | bytes | Path) -> str:
@@ -79,6 +82,7 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """
     final = paths.cache() / kind / key
     if final.is_dir():
+        os.utime(final)
         return final
     with locked(final.parent / f".{key}.lock", kind):
         if final.is_dir():
@@ -88,7 +92,20 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         scratch.mkdir(parents=True)
         build(scratch)
         scratch.rename(final)
+        os.utime(final)
+        _prune(final)
     return final
+
+
+def _prune(new: Path) -> None:
+    """Remove entries of the same family as ``new`` (``millpond-<key>``, or keys alone) that nobody needs any more."""
+    family = new.name.rpartition("-")[0]
+    entries = [path for path in new.parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    relatives = [(path.stat().st_mtime, path) for path in entries if path.name.rpartition("-")[0] == family]
+    in_use = "".join(path.read_text() for path in (paths.cache() / "labs").glob("*/lab.json"))
+    for used, path in sorted(relatives, reverse=True)[KEPT:]:
+        if used < time.time() - LATELY_SECONDS and str(path) not in in_use:
+            remove(path)
 
 
 def remove(folder: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,25 @@ def test_a_key_depends_on_names_content_and_order(tmp_path: Path) -> None:
     (tmp_path / "a").rename(tmp_path / "b")
     assert cache.key("x", tmp_path) != before
     assert cache.key("ab", "c") != cache.key("a", "bc")
+
+
+def test_old_entries_go_unless_a_lab_or_someone_lately_used_them() -> None:
+    def build(name: str, hours: float) -> Path:
+        folder = cache.entry("things", name, lambda scratch: (scratch / "x").touch())
+        os.utime(folder, (time.time() - hours * 3600,) * 2)
+        return folder
+
+    used_by_lab = build("a-1", 30)
+    lab = paths.lab_folder("running")
+    lab.mkdir(parents=True)
+    (lab / "lab.json").write_text(json.dumps({"root": str(used_by_lab / "disk.img")}))
+    build("a-2", 20)
+    build("b-1", 40)
+    build("a-3", 0.5)
+    build("a-4", 5)
+    build("a-5", 4)
+    build("a-6", 0)
+    assert {path.name for path in used_by_lab.parent.glob("[ab]*")} == {"a-1", "b-1", "a-3", "a-5", "a-6"}
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a/b", "../x", "a" * 31, "a\n"])

@@ -50,12 +50,14 @@ class LabelArea:
                 f"{path} has a label with sequence {present.sequence}; one with {label.sequence} would be older: "
                 "read it again"
             )
+        if present is not None and present.device_uuid != label.device_uuid:
+            raise Conflict(
+                f"{path} is labelled as device {present.device_uuid} ({present.device_name}), not as "
+                f"{label.device_uuid}: it is another disk, or its label was not cleared"
+            )
         header, payload = encode(label)
-        # the slot that is not the newest; the first one of an unlabelled disk
-        target = next(
-            (at for at, slot in zip(SLOTS, slots, strict=True) if _sequence(slot) != (present and present.sequence)),
-            SLOTS[0],
-        )
+        # never over the newest; an unlabelled disk gets the first
+        target = SLOTS[1] if present is not None and _sequence(slots[0]) == present.sequence else SLOTS[0]
         if present is None:
             await self._put(path, 0, NOTICE.ljust(_BLOCK, b"\0"))
         await self._put(path, target + _BLOCK, payload)

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from millpond_adapters.label import SLOT_OFFSETS, DiskLabels, decode, encode, protective_mbr
+from millpond_adapters.label import SLOT_BYTES, SLOTS, LabelArea, decode, encode
 from millpond_core.errors import Conflict, Invalid, IOFailed
 from millpond_core.observed import Label, LabelLeg
 from millpond_core.units import MIB
 
-LABELS = DiskLabels()
+LABELS = LabelArea()
 LEG = LabelLeg(volume="v", volume_name="pvc-1", leg="a", size_bytes=MIB, extents=((0, 0, 64),))
 FIRST = Label(cluster="c", device_uuid="d", device_name="n1-disk1", sequence=1, legs=(LEG,))
 
@@ -26,6 +26,10 @@ def disk(tmp_path: Path) -> Path:
     path = tmp_path / "disk"
     path.write_bytes(bytes(8 * MIB))
     return path
+
+
+def slot(disk: Path, start: int) -> Label | None:
+    return decode(disk.read_bytes()[start : start + SLOT_BYTES])
 
 
 async def test_a_blank_disk_has_no_label(disk: Path) -> None:
@@ -42,9 +46,9 @@ async def test_what_was_written_is_read_and_the_rest_of_the_disk_untouched(disk:
 async def test_a_torn_write_costs_the_new_label_only(disk: Path) -> None:
     await LABELS.write(str(disk), FIRST)
     await LABELS.write(str(disk), later(2))
-    newer = next(o for o in SLOT_OFFSETS if decode(disk.read_bytes()[o : o + MIB]).label == later(2))
+    newer = next(start for start in SLOTS if slot(disk, start) == later(2))
     with disk.open("r+b") as file:
-        file.seek(newer + 100)
+        file.seek(newer + 4096 + 10)
         file.write(b"torn")
     assert await LABELS.read(str(disk)) == FIRST
     await LABELS.write(str(disk), later(3))
@@ -54,7 +58,7 @@ async def test_a_torn_write_costs_the_new_label_only(disk: Path) -> None:
 async def test_each_write_leaves_the_newest_label_standing(disk: Path) -> None:
     for sequence in range(1, 6):
         await LABELS.write(str(disk), later(sequence))
-        found = {decode(disk.read_bytes()[o : o + MIB]).label for o in SLOT_OFFSETS} - {None}
+        found = {slot(disk, start) for start in SLOTS} - {None}
         assert found == {later(n) for n in (sequence - 1, sequence) if n}
 
 
@@ -68,9 +72,9 @@ async def test_an_older_sequence_is_refused(disk: Path) -> None:
 async def test_a_damaged_label_is_no_blank_disk(disk: Path) -> None:
     await LABELS.write(str(disk), FIRST)
     with disk.open("r+b") as file:
-        file.seek(SLOT_OFFSETS[0] + 60)
+        file.seek(SLOTS[0] + 4096 + 10)
         file.write(b"\xff\xff\xff")
-    with pytest.raises(Invalid, match="both copies of it are damaged"):
+    with pytest.raises(Invalid, match="cannot be read"):
         await LABELS.read(str(disk))
 
 
@@ -80,17 +84,25 @@ async def test_a_disk_that_is_gone_is_an_error_and_no_file_takes_its_place(tmp_p
     assert not (tmp_path / "gone").exists()
 
 
+async def test_a_label_never_becomes_another_devices(disk: Path) -> None:
+    await LABELS.write(str(disk), FIRST)
+    with pytest.raises(Conflict, match="another disk"):
+        await LABELS.write(str(disk), later(2, device_uuid="e"))
+
+
+async def test_a_first_write_that_was_torn_leaves_a_blank_disk(disk: Path) -> None:
+    _, payload = encode(FIRST)
+    with disk.open("r+b") as file:
+        file.seek(SLOTS[0] + 4096)
+        file.write(payload)
+    assert await LABELS.read(str(disk)) is None
+
+
 def test_a_label_of_many_extents_spans_blocks_and_one_too_large_is_refused() -> None:
     legs = tuple(msgspec.structs.replace(LEG, leg=str(n), extents=((n, n, 1),) * 256) for n in range(20))
     large = later(7, legs=legs)
-    assert len(encode(large)) > 4096
-    assert decode(encode(large)).label == large
-    with pytest.raises(Invalid, match="more than fit"):
+    header, payload = encode(large)
+    assert len(payload) > 4096
+    assert decode((header + payload).ljust(SLOT_BYTES, b"\0")) == large
+    with pytest.raises(Invalid, match="too many for one device"):
         encode(later(8, legs=legs * 60))
-
-
-def test_the_first_sector_says_that_the_disk_is_not_empty() -> None:
-    sector = protective_mbr()
-    assert len(sector) == 512
-    assert sector[450] == 0xEE
-    assert sector[510:] == b"\x55\xaa"

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,11 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=environment.get("MAX_VOLUMES", "0"),
         help="volumes that one node may have attached, the same for both modes; 0: no bound ($MAX_VOLUMES)",
     )
+    parser.add_argument(
+        "--health-address",
+        default=environment.get("HEALTH_ADDRESS", ""),
+        help="host:port (or :port) of /healthz for liveness probes; empty: none ($HEALTH_ADDRESS)",
+    )
     modes = parser.add_subparsers(dest="mode", required=True)
     modes.add_parser("controller", help="the calls made once a cluster, by the sidecars")
     node = modes.add_parser("node", help="the calls made on each node, by the kubelet")
@@ -47,6 +53,8 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parsed = parser.parse_args(argv)
     if not parsed.endpoint.startswith("unix:///"):
         parser.error(f"--endpoint is {parsed.endpoint!r}: write unix:// and an absolute path: unix:///csi/csi.sock")
+    if parsed.health_address and not re.fullmatch(r"[^:]*:[0-9]{1,5}", parsed.health_address):
+        parser.error(f"--health-address is {parsed.health_address!r}: write host:port, such as 127.0.0.1:9808")
     if parsed.mode == "node" and not parsed.node_name:
         parser.error("--node-name or $NODE_NAME is needed: the name of the node that this runs on")
     return parsed
@@ -62,11 +70,15 @@ async def _until_signalled(parsed: argparse.Namespace) -> None:
     if parsed.mode == "controller":
         from millpond_csi.serve_controller import serve_controller  # noqa: PLC0415
 
-        await serve_controller(socket, parsed.max_volumes, stopped)
+        serving = serve_controller(socket, parsed.max_volumes, stopped)
     else:
         from millpond_csi.serve_node import serve_node  # noqa: PLC0415
 
-        await serve_node(socket, parsed.node_name, Path(parsed.kubelet_dir), parsed.max_volumes, stopped)
+        serving = serve_node(socket, parsed.node_name, Path(parsed.kubelet_dir), parsed.max_volumes, stopped)
+    from millpond_csi.health import health  # noqa: PLC0415
+
+    async with health(parsed.health_address, socket):
+        await serving
 
 
 def main() -> int:

@@ -25,6 +25,7 @@ def test_the_environment_that_the_chart_sets(monkeypatch: pytest.MonkeyPatch) ->
     ("argv", "complaint"),
     [
         (["--endpoint", "tcp://0.0.0.0:1", "controller"], "write unix://"),
+        (["--health-address", "9808", "controller"], "write host:port"),
         (["node"], "NODE_NAME"),
         ([], "mode"),
     ],

@@ -16,6 +16,7 @@ import pytest_asyncio
 from millpond_core import errors
 from millpond_csi import errors as csi_errors
 from millpond_csi.deadline import Deadline
+from millpond_csi.health import health
 from millpond_csi.identity import Identity
 from millpond_csi.interceptors import VolumeLocks
 from millpond_csi.registration import Registration
@@ -261,3 +262,30 @@ async def test_a_socket_left_behind_is_replaced(tmp_path: Path) -> None:
     await server.start()
     assert (await ask(server.socket, "/csi.v1.Identity/Probe", csi.ProbeRequest(), csi.ProbeResponse)).ready.value
     await server.stop(0)
+
+
+async def healthz(port: int, path: str = "/healthz") -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return answer.decode().split("\r\n")[0]
+
+
+async def test_liveness_is_whether_the_socket_answers(tmp_path: Path) -> None:
+    async def never() -> bool:
+        return False
+
+    server = Server(tmp_path / "a.sock", [(KINDS["Identity"], Identity(never))])
+    async with health("127.0.0.1:0", server.socket) as port:
+        assert await healthz(port) == "HTTP/1.1 503 Service Unavailable"
+        await server.start()
+        assert await healthz(port) == "HTTP/1.1 200 OK"
+        assert await healthz(port, "/etc/passwd") == "HTTP/1.1 404 Not Found"
+        await server.stop(0)
+        assert await healthz(port) == "HTTP/1.1 503 Service Unavailable"
+
+
+async def test_no_health_is_served_unless_asked_for(tmp_path: Path) -> None:
+    async with health("", tmp_path / "a.sock") as port:
+        assert port == 0

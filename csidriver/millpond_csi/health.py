@@ -1,0 +1,62 @@
+"""``/healthz`` for the kubelet's liveness probe: whether the driver answers on its own socket.
+
+Being unable to work (no API server) is no reason for a restart, so ``ready: false`` is healthy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+
+from millpond_csi.stubs import csi
+
+_PROBE = "/csi.v1.Identity/Probe"
+_SECONDS = 5.0
+_LONGEST_REQUEST = 4096
+
+
+async def answers(socket: Path) -> bool:
+    """Whether Probe is answered there within 5 s."""
+    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+        probe = channel.unary_unary(
+            _PROBE,
+            request_serializer=csi.ProbeRequest.SerializeToString,
+            response_deserializer=csi.ProbeResponse.FromString,
+        )
+        try:
+            await probe(csi.ProbeRequest(), timeout=_SECONDS)
+        except grpc.aio.AioRpcError:
+            return False
+    return True
+
+
+@asynccontextmanager
+async def health(address: str, socket: Path) -> AsyncIterator[int]:
+    """Answer HTTP on ``address`` (host:port, :port) while the context lasts, and yield the port; empty: none, 0."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(2 * _SECONDS):
+                request = await reader.readuntil(b"\r\n")
+                path = request.split(b" ")[1:2]
+                status = "404 Not Found"
+                if path == [b"/healthz"]:
+                    status = "200 OK" if await answers(socket) else "503 Service Unavailable"
+                writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+                await writer.drain()
+        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
+            pass  # whoever asked has gone, or never was a client of HTTP
+        finally:
+            writer.close()
+
+    if not address:
+        yield 0
+        return
+    host, _, port = address.rpartition(":")
+    server = await asyncio.start_server(serve, host or None, int(port), limit=_LONGEST_REQUEST)
+    async with server:
+        yield server.sockets[0].getsockname()[1]

@@ -267,6 +267,7 @@ class StateManager:
 
     async def _poll(self) -> None:
         self.scan.ask("all")
+        self.still.poll()
         if self.devices.ready:
             await self.volumes.poll()
 

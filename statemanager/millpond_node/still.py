@@ -34,6 +34,11 @@ class Still:
         self._store = RunDir(config.run_dir / "quiescences")
         self._holds = str(config.run_dir / "holds")
         self._bell: frozenset[str] | None = None
+        self._read_bell: frozenset[str] | None = None
+        self._read_at = 0.0
+        self._whole = True
+        self._rung: dict[str, Quiescence] = {}
+        self._unread: set[str] = set()
         self.work = Work("quiescence", self._answer)
         self.instructions: dict[str, Instruction] = {}
         for uid in self._store.names():
@@ -69,6 +74,11 @@ class Still:
         if any(not i.over and volume in i.volumes for i in self.instructions.values()):
             self.work.ask(_KEY)
 
+    def poll(self) -> None:
+        """Time goes by."""
+        if any(not instruction.over for instruction in self.instructions.values()):
+            self.work.ask(_KEY)
+
     # --- holds ---
 
     def begin_hold(self, volume: str, front: str) -> None:
@@ -99,7 +109,9 @@ class Still:
         if self._bell is None:
             return None  # not read yet: what was under way goes on until its deadline
         now, wall = self._ports.clock.boottime(), self._ports.clock.now()
-        rung = await self._read(self._bell)
+        if self._bell != self._read_bell or now - self._read_at >= _LOOK_AGAIN_SECONDS:
+            await self._read(self._bell)
+        rung = self._rung
         active = {i.uid for i in self.instructions.values() if not i.over}
         for uid, quiescence in rung.items():
             if uid in self.instructions or self._config.node not in quiescence.status.participants:
@@ -120,36 +132,35 @@ class Still:
             self.changed()
         for uid in sorted(active):
             known = self.instructions[uid]
-            released = uid not in rung and known.name not in self._unread(rung)
+            released = uid not in rung and known.name not in self._unread
             self._judge(known, released=released, now=now, wall=wall)
         self._prune()
         waiting = [i.deadline - now for i in self.instructions.values() if not i.over]
         return max(0.05, min([*waiting, _LOOK_AGAIN_SECONDS])) if waiting else None
 
-    def _unread(self, rung: dict[str, Quiescence]) -> set[str]:
-        """Names on the doorbell that could not be read: nothing is concluded from that."""
-        bell = self._bell or frozenset()
-        return set(bell) - {q.metadata.name for q in rung.values()} - self._absent
-
-    async def _read(self, bell: frozenset[str]) -> dict[str, Quiescence]:
-        """Those on the doorbell that are under way, by uid."""
+    async def _read(self, bell: frozenset[str]) -> None:
+        """Keep those on the doorbell that are under way, by uid. From one that cannot be read nothing is concluded."""
         found: dict[str, Quiescence] = {}
-        self._absent: set[str] = set()
+        before = {quiescence.metadata.name: quiescence for quiescence in self._rung.values()}
+        whole = True
         for name in sorted(bell):
             try:
                 quiescence = await self._ports.kube.get(Quiescence, name)
             except NotFound:
-                self._absent.add(name)
                 continue
             except MillpondError as error:
-                log.warning("quiescence %s cannot be read: %s", name, error)
-                self.work.later(_KEY, 1.0)
-                continue
-            if quiescence.status.phase in OVER or quiescence.spec.release:
-                self._absent.add(name)
-            elif quiescence.status.phase != "Pending":
+                whole = False
+                log.log(
+                    logging.WARNING if self._whole else logging.DEBUG, "quiescence %s cannot be read: %s", name, error
+                )
+                if name not in before:
+                    continue
+                quiescence = before[name]
+            if quiescence.status.phase not in (*OVER, "Pending") and not quiescence.spec.release:
                 found[quiescence.metadata.uid] = quiescence
-        return found
+        self._rung, self._read_at, self._whole = found, self._ports.clock.boottime(), whole
+        self._read_bell = bell if whole else None
+        self._unread = set() if whole else set(bell) - {q.metadata.name for q in found.values()}
 
     def _judge(self, known: Instruction, *, released: bool, now: float, wall: float) -> None:
         new = still.judged(known, self.standings(known.uid), released=released, now=now, wall=wall)

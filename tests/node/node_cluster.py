@@ -103,6 +103,9 @@ class Life:
 class Cluster:
     """Nodes, their state managers, the API server, and the master's part by hand."""
 
+    heartbeat_seconds = 1.0
+    """Ours, not the world's: without a master nobody listens."""
+
     def __init__(self, folder: Path, *nodes: str) -> None:
         self.folder = folder
         self.world = World()
@@ -149,7 +152,7 @@ class Cluster:
             kernel="6.12.0",
             version="0",
             poll_seconds=2 * TICK,
-            heartbeat_seconds=1.0,
+            heartbeat_seconds=self.heartbeat_seconds,
         )
         manager = self.managers[node] = StateManager(ports, config)
         await manager.start()

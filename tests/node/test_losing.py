@@ -71,7 +71,7 @@ async def test_a_spare_takes_the_place_of_a_lost_leg(tmp_path: Path) -> None:
         spare = cluster.new_leg("c", "n3", 16)
         await cluster.change("v", spares=[spare])
         await cluster.until(lambda: cluster.exported("v", "c"))
-        await cluster.ring("q", "v", nodes=("n1",))
+        await cluster.ring("q", "v", nodes=("n1",), deadline=200)
         await cluster.until(lambda: (a := cluster.answer("n1", "q")) and a.phase == "Quiesced")
 
         def lost(leg: Leg) -> Leg:

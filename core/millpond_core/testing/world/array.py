@@ -212,7 +212,6 @@ class MdArray:
                     if not self._copy(member):
                         break
         self._fade()
-        self.pump()
 
     def _copy(self, member: MdMember) -> bool:
         """One chunk. False: the rebuild is over or cannot go on."""

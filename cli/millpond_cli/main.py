@@ -7,6 +7,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+from millpond_adapters.kube import ApiKube, load
 from millpond_cli import report
 from millpond_core.errors import MillpondError
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
@@ -42,7 +43,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> list[str]:
-    from millpond_adapters.kube import connect  # noqa: PLC0415 - after the arguments are known to be good
-
-    async with connect(arguments.kubeconfig) as kube:
+    async with ApiKube(load(arguments.kubeconfig), component="kubectl-millpond") as kube:
         return await show(kube, arguments)

@@ -12,9 +12,9 @@ import os
 import signal
 import socket
 import sys
-import time
 import uuid
 
+from millpond_adapters.clock import SystemClock
 from millpond_adapters.kube import Access, ApiKube, load
 from millpond_core import names
 from millpond_core.errors import MillpondError
@@ -26,16 +26,6 @@ from millpond_operator.master import Master
 from millpond_operator.serve import Health, text
 
 log = logging.getLogger("millpond")
-
-
-class SystemClock:
-    """See ``ports.Clock``."""
-
-    def now(self) -> float:
-        return time.time()
-
-    def boottime(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def main() -> None:

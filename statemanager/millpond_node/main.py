@@ -1,105 +1,151 @@
-"""The state manager's process: puts its parts together and runs until it is told to end.
+"""``millpond-node``: the state manager's process. Puts the adapters and the parts together; nothing else knows them.
 
-Environment: NODE_NAME (of the Kubernetes node), NODE_IP (on which legs are exported), POD_NAMESPACE (of the heartbeat
-Lease), RUN_DIR (/run/millpond), LOG_LEVEL, KUBECONFIG outside of a cluster.
+The environment gives what the flags do not: NODE_NAME, NODE_IP (where legs are exported), POD_NAMESPACE (of the
+heartbeat Lease), RUN_DIR (/run/millpond), LOG_LEVEL; KUBECONFIG outside of a cluster.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import logging
 import os
-import platform
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from millpond_adapters import modules, udev
 from millpond_adapters.block import BlockDevices
-from millpond_adapters.clock import SystemClock
 from millpond_adapters.dm import DeviceMapper
-from millpond_adapters.kube import Access, ApiKube, load
+from millpond_adapters.kube import ApiKube, load
 from millpond_adapters.label import LabelArea
 from millpond_adapters.md import MdRaid
 from millpond_adapters.nvme_host import NvmeTcpHost
 from millpond_adapters.nvmet import NvmeTcpTarget
 from millpond_core import __version__, names
-from millpond_core.errors import Invalid, MillpondError
+from millpond_core.errors import MillpondError
 from millpond_node.host import Config, Ports
 from millpond_node.manager import StateManager
 from millpond_node.takeover import Takeover
 
-log = logging.getLogger("millpond")
+log = logging.getLogger("millpond.node")
+_PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+class SystemClock:
+    """See ``ports.Clock``."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def boottime(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def main() -> None:
+class Fields(logging.Formatter):
+    """One line a record: the sentence, then what it is about as ``key=value``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        about = " ".join(f"{key}={value}" for key, value in vars(record).items() if key not in _PLAIN)
+        return f"{super().format(record)} {about}".rstrip()
+
+
+def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line. Each option's default comes from the environment that the chart sets."""
+    environment = os.environ
+    parser = argparse.ArgumentParser(prog="millpond-node", description="Millpond's state manager: one on each node.")
+    parser.add_argument("--node-name", default=environment.get("NODE_NAME", ""), help="($NODE_NAME)")
+    parser.add_argument(
+        "--node-ip",
+        default=environment.get("NODE_IP", ""),
+        help="IP address of this node on the storage network: legs are exported there ($NODE_IP)",
+    )
+    parser.add_argument(
+        "--namespace", default=environment.get("POD_NAMESPACE", ""), help="of the heartbeat Lease ($POD_NAMESPACE)"
+    )
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=environment.get("RUN_DIR", "/run/millpond"),
+        help="the host's folder for what outlives the pod, not the boot ($RUN_DIR)",
+    )
+    parser.add_argument("--log-level", default=environment.get("LOG_LEVEL", "INFO"), help="DEBUG, INFO … ($LOG_LEVEL)")
+    parsed = parser.parse_args(argv)
+    for option in ("node_name", "node_ip"):
+        if not getattr(parsed, option):
+            parser.error(f"--{option.replace('_', '-')} or ${option.upper()} is needed")
+    return parsed
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``millpond-node``."""
-    level = os.environ.get("LOG_LEVEL", "INFO").upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    parsed = options(argv)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Fields("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=parsed.log_level.upper(), handlers=[handler])
     try:
-        asyncio.run(run(configure(), load()))
+        asyncio.run(run(parsed))
     except MillpondError as error:
         log.error("%s", error)
         sys.exit(1)
 
 
-def configure() -> Config:
-    """Who and where this process is. Raises Invalid, naming the variable, when the environment does not say."""
-    found = {name: os.environ.get(name, "") for name in ("NODE_NAME", "NODE_IP")}
-    for name, value in found.items():
-        if not value:
-            raise Invalid(f"{name} is not set: the DaemonSet gives it from the pod's own fields")
-    return Config(
-        node=found["NODE_NAME"],
-        address=found["NODE_IP"],
-        run_dir=Path(os.environ.get("RUN_DIR", "/run/millpond")),
-        boot_id=lambda: _BOOT_ID.read_text().strip(),
-        kernel=platform.release(),
-        version=__version__,
-    )
-
-
-async def run(config: Config, access: Access) -> None:
-    """Run until a signal comes or a newer state manager asks for this node."""
-    stop = asyncio.Event()
+async def run(parsed: argparse.Namespace) -> None:
+    """Until SIGTERM, SIGINT or a successor."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    takeover = Takeover(config.run_dir)
+        loop.add_signal_handler(number, stopped.set)
+    takeover = Takeover(parsed.run_dir)
     await takeover.take()
     try:
         await modules.load()
         await udev.install()
-        namespace = os.environ.get("POD_NAMESPACE") or access.namespace
-        component = names.node_manager(config.node)
-        async with ApiKube(access, component=component, namespace=namespace, instance=config.node) as kube:
-            ports = Ports(
-                dm=DeviceMapper(),
-                md=MdRaid(),
-                nvme=NvmeTcpHost(),
-                nvmet=NvmeTcpTarget(),
-                block=BlockDevices(),
-                labels=LabelArea(),
-                clock=SystemClock(),
-                kube=kube,
-            )
-            await _until(stop, takeover, StateManager(ports, config))
+        access = load()
+        manager_name = names.node_manager(parsed.node_name)
+        async with ApiKube(access, component=manager_name, namespace=parsed.namespace) as kube:
+            manager = StateManager(_ports(kube), _config(parsed))
+            await manager.start()
+            log.info("state manager %s of node %s started", __version__, parsed.node_name)
+            succeeded = loop.create_task(takeover.succeeded())
+            ended = loop.create_task(stopped.wait())
+            await asyncio.wait([succeeded, ended], return_when=asyncio.FIRST_COMPLETED)
+            log.info("stopping: %s", "told to" if stopped.is_set() else "another state manager takes over")
+            for task in (succeeded, ended):
+                task.cancel()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(manager.stop(), 12.0)
     finally:
         takeover.give()
 
 
-async def _until(stop: asyncio.Event, takeover: Takeover, manager: StateManager) -> None:
-    """Act until told to end; what is then half done is taken up by the next one."""
-    acting = asyncio.create_task(manager.run(), name="state manager")
-    ends = [asyncio.create_task(stop.wait()), asyncio.create_task(takeover.succeeded())]
-    await asyncio.wait([acting, *ends], return_when=asyncio.FIRST_COMPLETED)
-    log.info("stopping: %s", "told to" if stop.is_set() else "a newer state manager takes over")
-    for task in (*ends, acting):
-        task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await acting
+def _ports(kube: ApiKube) -> Ports:
+    return Ports(
+        dm=DeviceMapper(),
+        md=MdRaid(),
+        nvme=NvmeTcpHost(),
+        nvmet=NvmeTcpTarget(),
+        block=BlockDevices(),
+        labels=LabelArea(),
+        clock=SystemClock(),
+        kube=kube,
+    )
+
+
+def _config(parsed: argparse.Namespace) -> Config:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Config(
+        node=parsed.node_name,
+        address=parsed.node_ip,
+        run_dir=parsed.run_dir,
+        boot_id=lambda: boot_id,
+        kernel=os.uname().release,
+        version=__version__,
+        features=tuple((name, "yes") for name in modules.MODULES),
+    )
 
 
 if __name__ == "__main__":

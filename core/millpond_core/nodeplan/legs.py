@@ -234,7 +234,7 @@ def _report(
         id=leg.id,
         prepared=state.ready and not leg.releasing,
         nqn=shown,
-        address=f"{around.address}:{around.port}" if shown else "",
+        address=_endpoint(around) if shown else "",
         incarnation=state.incarnation if state.ready else "",
         synced_epoch=min((entry.synced_epoch for entry in entries), default=0),
         released=leg.releasing and not left and not entries and not why,
@@ -346,6 +346,11 @@ def _confirmed(volume: VirtualVolume, own: list[Leg], kernel: Kernel) -> bool:
 def _is(volume: VirtualVolume, leg: str, nqn: str) -> bool:
     parsed = names.parse_nqn(nqn)
     return parsed is not None and parsed[:2] == (volume.spec.uuid, leg)
+
+
+def _endpoint(around: Around) -> str:
+    """``ip:port``, ``[ip]:port`` of IPv6."""
+    return f"[{around.address}]:{around.port}" if ":" in around.address else f"{around.address}:{around.port}"
 
 
 def _life(nqn: str) -> str:

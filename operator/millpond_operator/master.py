@@ -81,7 +81,8 @@ class Master:
         before, self.world.health = self.world.health, health
         for name, verdict in health.items():
             node = self.world.nodes.get(name)
-            if node is not None and before.get(name) != verdict:
+            known = before.get(name)
+            if node is not None and (known is None or known.verdict() != verdict.verdict()):
                 self._touch(node)
 
     # --- what is done ---

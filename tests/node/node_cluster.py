@@ -113,6 +113,7 @@ class Cluster:
         self.nodes = nodes
         self.managers: dict[str, StateManager] = {}
         self.lives: dict[str, Life] = {}
+        self._revivals: list[asyncio.Task[None]] = []
         self.checks: list[Callable[[], None]] = []
         """Called at every tick: what must always hold."""
 
@@ -173,6 +174,16 @@ class Cluster:
     async def restart(self, node: str) -> None:
         await self.kill(node)
         await self.start(node)
+
+    def revive(self, node: str) -> None:
+        """Start the node's state manager again when it has died by itself."""
+        life = self.lives[node]
+
+        async def again() -> None:
+            await life.died.wait()
+            await self.restart(node)
+
+        self._revivals.append(asyncio.get_running_loop().create_task(again()))
 
     async def power_off(self, node: str) -> None:
         self.machine(node).power_off()

@@ -112,9 +112,7 @@ def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
     if not any(leg not in retire for leg in sources):
         return None
     absent = {leg.id for leg, _ in look.absent}
-    rejoin = [
-        leg for leg in look.kept if leg.state == "Stale" and leg.id not in absent and v.served(world, volume, leg)
-    ]
+    rejoin = [leg for leg in look.kept if leg.state == "Stale" and leg.id not in absent and v.back(world, volume, leg)]
     if not (retire or adopt or rejoin):
         return None
     reason: Reason = "Reconfigure"

@@ -8,6 +8,7 @@ StateManagerDown nothing is done, its data path runs without it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -45,21 +46,24 @@ def judge(
     many = len(stale) > max(1, len(world.nodes) // 3)
     verdicts = {}
     for name, node in world.nodes.items():
+        beat = heartbeats.get(name)
+        heard = now - beat.silent_seconds if beat else -math.inf
         if name not in stale:
-            verdicts[name] = Health()
+            verdicts[name] = Health(heard=heard)
             continue
-        silence = _silence(heartbeats.get(name))
+        silence = _silence(beat)
         witness = _witness(world, name, kubelet_ready)
         # Its legs are replaced one by one, and with them goes who missed it: the verdict stands until it is heard of.
         failed = conditions.find(node.status.conditions, "NodeFailed")
         stands = failed is not None and failed.status == "True" and kubelet_ready.get(name) is not True
         if stands or (witness and not many):
             witness = witness or "it has not been heard of since"
-            verdicts[name] = _since(node, "NodeFailed", "Failed", f"{silence}, and {witness}", now)
+            said = f"{silence}, and {witness}"
+            verdicts[name] = Health("Failed", _since(node, "NodeFailed", now), said, heard)
         else:
             why = f"{len(stale)} of {len(world.nodes)} nodes are silent" if many else "nothing else speaks against it"
             message = f"{silence}; {why}: its data path runs on, nothing is rebuilt"
-            verdicts[name] = _since(node, "StateManagerDown", "StateManagerDown", message, now)
+            verdicts[name] = Health("StateManagerDown", _since(node, "StateManagerDown", now), message, heard)
     return verdicts
 
 
@@ -146,9 +150,9 @@ def _reached(volume: VirtualVolume, leg: Leg) -> bool | None:
     return False if leg.state == "Stale" else None
 
 
-def _since(node: StorageNode, condition: str, state: Any, message: str, now: float) -> Health:
-    """A verdict that stands already keeps its time."""
+def _since(node: StorageNode, condition: str, now: float) -> float:
+    """Since when a verdict stands; one that is new, since now."""
     there = conditions.find(node.status.conditions, condition)
     stands = there is not None and there.status == "True"
     since = parse(there.last_transition_time) if there and stands else None
-    return Health(state, now if since is None else since, message)
+    return now if since is None else since

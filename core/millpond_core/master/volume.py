@@ -30,6 +30,8 @@ from millpond_core.model.virtualvolume import Extent, Leg, Mapping
 RETRY_SECONDS = 30.0
 """What does not fit is tried again after this, and whenever a device or another volume changes."""
 
+LISTEN_SECONDS = 3.0
+
 DEADLINE_SECONDS = 30
 """Deadline of the master's own quiescences."""
 
@@ -201,7 +203,9 @@ def quiesced(world: World, volume: VirtualVolume, now: float) -> Decision | None
     """A change that is ready gets its quiescence, together with those of its neighbours that have the same reason."""
     change = changes.ready(world, volume, now)
     if change is None:
-        return None
+        # A leg that may be taken back shows first in its node's heartbeat, which is no event.
+        stale = any(leg.state == "Stale" for leg in v.legs(volume))
+        return Wait(until=now + LISTEN_SECONDS) if stale else None
     if hindrance := _hindered(world, volume, now):
         return hindrance
     until = changes.pause(world, volume, change)

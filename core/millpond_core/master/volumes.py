@@ -118,6 +118,15 @@ def loss(world: World, volume: VirtualVolume, leg: Leg) -> Loss | None:
     return None
 
 
+def back(world: World, volume: VirtualVolume, leg: Leg) -> bool:
+    """Whether a leg that was lost is offered again by a node that has been heard of since: what a node without power
+    said last stands in the record for a while.
+    """
+    lost = _since(volume) + 1.0  # conditions tell whole seconds
+    appeared = (parse(device.status.observation.since) or 0.0 for device in world.devices_of(leg))
+    return served(world, volume, leg) and max([world.state_of(leg.node).heard, *appeared]) > lost
+
+
 def _since(volume: VirtualVolume, told: str = "") -> float:
     """When something was lost: as its observer says, else since the volume is known to be degraded, else only just."""
     if (at := parse(told)) is not None:

@@ -6,6 +6,7 @@ is ignored, so that events and answers to our own writes may come in any order.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ class Health:
     state: Literal["Ready", "StateManagerDown", "Failed"] = "Ready"
     since: float = 0.0
     message: str = ""
+    heard: float = math.inf
+    """When its heartbeat was last seen to move (seconds since the epoch); infinite: nobody listens yet."""
+
+    def verdict(self) -> tuple[str, float, str]:
+        """All but the heartbeat, which moves all the time."""
+        return self.state, self.since, self.message
 
 
 class World:

@@ -1,0 +1,251 @@
+"""Master and state managers together, on kernels and an API server in memory: what was acknowledged stays."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node_cluster import TICK, Cluster
+
+from millpond_core import names
+from millpond_core.errors import MillpondError
+from millpond_core.master.world import KINDS, Object
+from millpond_core.model import ObjectMeta, Quiescence, VirtualVolume
+from millpond_core.model.virtualvolume import (
+    Layout,
+    OnFailure,
+    Placement,
+    VirtualVolumeSpec,
+)
+from millpond_operator.heartbeats import Heartbeats
+from millpond_operator.master import Master
+
+SIZE = "16Mi"
+BLOCKS = 4096
+
+
+class Whole(Cluster):
+    """The cluster, with a master that decides."""
+
+    heartbeat_seconds = 5 * TICK
+
+    def __init__(self, folder: Path, *nodes: str) -> None:
+        super().__init__(folder, *nodes)
+        self.master: Master | None = None
+        self._work: list[asyncio.Task[None]] = []
+        self.acknowledged: dict[int, int] = {}
+        self.pending: list[tuple[int, int, Any]] = []
+        self._written = 0
+
+    async def begin_master(self) -> None:
+        clock = self.world.ports(self.nodes[0]).clock
+        self.master = Master(self.kube, clock)
+        hearts = Heartbeats(self.kube, clock, self.master, "millpond-system")
+        await self.master.load()
+        self._work = [asyncio.create_task(self._lead(self.master, hearts))]
+        self._work += [asyncio.create_task(self._feed(self.master, kind)) for kind in KINDS]
+
+    async def end_master(self) -> None:
+        """As with SIGKILL."""
+        for task in self._work:
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+
+    async def _lead(self, master: Master, hearts: Heartbeats) -> None:
+        looked = 0.0
+        while True:
+            if self.world.time - looked >= 3:
+                with contextlib.suppress(MillpondError):
+                    await hearts.look()
+                looked = self.world.time
+            while (key := master.agenda.pop(self.world.ports(self.nodes[0]).clock.boottime())) is not None:
+                await master.look(key)
+            await asyncio.sleep(TICK / 4)
+
+    async def _feed(self, master: Master, kind: type[Object]) -> None:
+        async for event, obj in self.kube.watch(kind):  # type: ignore[type-var]
+            if event == "DELETED":
+                master.remove(obj)
+            elif event != "SYNCED":
+                master.put(obj)
+
+    async def claim(self, name: str = "v1", *, copies: int = 2, grace: int = 20, preferred: str = "n1") -> None:
+        """As the CSI controller makes a volume."""
+        number = len(await self.kube.list(VirtualVolume))
+        await self.kube.create(
+            VirtualVolume(
+                metadata=ObjectMeta(name=name),
+                spec=VirtualVolumeSpec(
+                    uuid=f"4f1c0000-0000-4000-8000-00000000000{number}",
+                    size=SIZE,
+                    layout=Layout(copies=copies),
+                    placement=Placement(preferred_node=preferred),
+                    on_failure=OnFailure(grace_period_seconds=grace, hold_seconds=5),
+                ),
+            )
+        )
+        await self.until(lambda: self.vvol(name).status.phase == "Ready")
+
+    async def use(self, node: str = "n1", name: str = "v1") -> None:
+        await self.want(name, node)
+        await self.until(
+            lambda: self.vvol(name).status.attachment.node == node and self.report(name, node).front == "Active"
+        )
+
+    def scribble(self, node: str = "n1", name: str = "v1") -> None:
+        """A pod writes, and notes what was acknowledged."""
+        if self.world.front(node, self.vvol(name).spec.uuid) is None:
+            return
+        self._written += 1
+        block = self._written % 64
+        self.pending.append((block, self._written, self.write(node, name, block, self._written)))
+        self.note()
+
+    def note(self) -> None:
+        for block, value, write in list(self.pending):
+            if write.state == "acknowledged":
+                self.acknowledged[block] = max(self.acknowledged.get(block, 0), value)
+                self.pending.remove((block, value, write))
+
+    def verify(self, node: str = "n1", name: str = "v1") -> None:
+        """Nothing acknowledged is lost, and all legs in sync are equal."""
+        self.note()
+        assert self.acknowledged
+        for block, value in self.acknowledged.items():
+            read = self.read(node, name, block)
+            assert read is not None, f"block {block} cannot be read"
+            assert read >= value, f"block {block}: {read} instead of {value}"
+        legs = {leg: self.data(name, leg) for leg in self.in_sync(name)}
+        first = next(iter(legs.values()))
+        assert all(data == first for data in legs.values()), "legs in sync differ"
+
+    def quiescences(self) -> list[Quiescence]:
+        keys = [key for key in self.kube._store._objects if key.plural == "quiescences"]
+        return [self.get(Quiescence, key.name) for key in keys]
+
+
+@pytest.fixture
+async def whole(tmp_path: Path) -> AsyncIterator[Whole]:
+    """Three nodes, two disks each, all claimed; the master leads."""
+    async with Whole(tmp_path, "n1", "n2", "n3") as cluster:
+        await cluster.begin_master()
+        for node in cluster.nodes:
+            for slot in ("nvme1", "nvme2"):
+                await cluster.disk(node, slot)
+        yield cluster
+        await cluster.end_master()
+
+
+def whole_again(cluster: Whole, generation: int, name: str = "v1") -> bool:
+    status = cluster.vvol(name).status
+    return status.phase == "Ready" and status.mapping.generation >= generation
+
+
+async def test_the_main_job_two_original_disks_are_pulled_one_after_the_other(whole: Whole) -> None:
+    await whole.claim()
+    await whole.use()
+    originals = list(whole.vvol("v1").status.mapping.legs)
+    whole.checks.append(whole.scribble)
+    for number, leg in enumerate(sorted(originals, key=lambda leg: leg.node == "n1")):
+        await whole.pass_time(3)
+        whole.machine(leg.node).pull(leg.extents[0].device.partition("-")[2])
+        await whole.until(lambda: whole.vvol("v1").status.phase == "Degraded")
+        await whole.until(lambda g=number + 2: whole_again(whole, g), seconds=200)
+    await whole.until(lambda: all(q.status.phase == "Released" for q in whole.quiescences()))
+    whole.checks.clear()
+    await whole.pass_time(2)
+    live = [leg for leg in whole.vvol("v1").status.mapping.legs if not leg.releasing]
+    assert {leg.id for leg in live} == {"c", "d"}
+    assert [q.spec.reason for q in whole.quiescences()] == ["DeviceFailed", "DeviceFailed"]
+    whole.verify()
+
+
+async def test_a_disk_that_comes_back_in_time_is_taken_back(whole: Whole) -> None:
+    await whole.claim(grace=60)
+    await whole.use()
+    leg = next(leg for leg in whole.vvol("v1").status.mapping.legs if leg.node != "n1")
+    whole.checks.append(whole.scribble)
+    await whole.pass_time(3)
+    slot = leg.extents[0].device.partition("-")[2]
+    machine = whole.machine(leg.node)
+    disk = machine.slots[slot]
+    machine.pull(slot)
+    await whole.until(lambda: whole.vvol("v1").status.phase == "Degraded")
+    await whole.pass_time(5)
+    machine.plug(slot)
+    await whole.until(lambda: whole_again(whole, 2))
+    whole.checks.clear()
+    await whole.pass_time(2)
+    assert {leg.id for leg in whole.vvol("v1").status.mapping.legs} == {"a", "b"}
+    assert disk is machine.slots[slot]
+    whole.verify()
+
+
+async def test_it_moves_and_goes(whole: Whole) -> None:
+    await whole.claim()
+    await whole.use("n1")
+    whole.scribble("n1")
+    await whole.pass_time(2)
+    await whole.want("v1", "")
+    await whole.until(lambda: whole.vvol("v1").status.attachment.node == "")
+    assert whole.vvol("v1").status.attachment.clean
+    await whole.use("n3")
+    whole.verify("n3")
+    await whole.want("v1", "")
+    await whole.kube.delete(VirtualVolume, "v1")
+    await whole.until(lambda: not any(key.plural == "virtualvolumes" for key in whole.kube._store._objects))
+    assert all(not dm.startswith(names.DM_PREFIX) for m in whole.world.machines.values() for dm in m.dm)
+
+
+async def test_an_attach_node_that_loses_power_starts_again_from_one_source(whole: Whole) -> None:
+    await whole.claim(grace=600)
+    await whole.use()
+    whole.checks.append(whole.scribble)
+    await whole.pass_time(5)
+    whole.checks.clear()
+    whole.pending.clear()
+    await whole.power_off("n1")
+    await whole.pass_time(2)
+    await whole.power_on("n1")
+    await whole.until(lambda: whole.vvol("v1").status.attachment.epoch == 2)
+    await whole.until(lambda: whole.report("v1", "n1").epoch == 2 and whole.report("v1", "n1").front == "Active")
+    assert whole.states("v1")["a"] == "InSync", "the local leg is the source"
+    await whole.until(lambda: len(whole.in_sync("v1")) == 2, seconds=200)
+    whole.verify()
+
+
+async def test_a_leg_node_that_dies_is_replaced(whole: Whole) -> None:
+    await whole.claim(grace=5)
+    await whole.use()
+    leg = next(leg for leg in whole.vvol("v1").status.mapping.legs if leg.node != "n1")
+    whole.checks.append(whole.scribble)
+    await whole.pass_time(3)
+    await whole.power_off(leg.node)
+    await whole.until(lambda: whole.snode(leg.node).status.phase == "Failed", seconds=200)
+    await whole.until(lambda: whole_again(whole, 2), seconds=200)
+    whole.checks.clear()
+    await whole.pass_time(2)
+    whole.verify()
+
+
+@pytest.mark.parametrize("every", [5, 11])
+async def test_the_master_is_killed_again_and_again(whole: Whole, every: int) -> None:
+    await whole.claim(grace=5)
+    await whole.use()
+    leg = next(leg for leg in whole.vvol("v1").status.mapping.legs if leg.node != "n1")
+    whole.checks.append(whole.scribble)
+    whole.machine(leg.node).pull(leg.extents[0].device.partition("-")[2])
+    for _ in range(60):
+        await whole.pass_time(every)
+        await whole.end_master()
+        await whole.begin_master()
+        if whole_again(whole, 2):
+            break
+    assert whole_again(whole, 2)
+    whole.checks.clear()
+    await whole.pass_time(2)
+    whole.verify()

@@ -86,6 +86,8 @@ class Agent:
 
     def shell(self, argv: Sequence[str] = ("bash", "-l")) -> int:
         """An interactive session on this terminal; returns its exit status."""
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise LabError("a shell needs a terminal", next_step="lab exec NODE -- COMMAND runs one without")
         size = os.get_terminal_size()
         request = {
             "argv": list(argv),

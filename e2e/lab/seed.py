@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lab import paths
+from lab import packages, paths
 from lab.command import run
 
 _BLOCK = 512 * 128  # a disk's size must be a multiple of its sector
@@ -61,7 +61,11 @@ def agent_files(hostname: str, token: str) -> dict[str, bytes | str]:
 
 def work_tree(folder: Path) -> list[str]:
     """Files below ``folder`` that git tracks or would track, as they are now."""
-    out = run(["git", "-C", folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], seconds=60)
+    packages.ensure("git")
+    out = run(
+        ["git", "-c", "safe.directory=*", "-C", folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        seconds=60,
+    )
     return sorted(name for name in out.split("\0") if name and (folder / name).is_file())
 
 

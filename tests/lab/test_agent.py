@@ -22,7 +22,10 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     token.write_text("secret\n")
     (port,) = free_ports(1)
     script = paths.GUEST_FILES / "agent.py"
-    daemon = processes.start([sys.executable, "-IS", script, token, str(port)], tmp_path, "agent", with_us=True)
+    # As a guest's init starts it: in the background of a shell, which has it ignore the terminal's signals.
+    background = ["sh", "-c", "trap '' INT QUIT; exec \"$@\"", "init"]
+    argv = [*background, sys.executable, "-IS", script, token, str(port)]
+    daemon = processes.start(argv, tmp_path, "agent", with_us=True)
     agent = Agent("n1", port, "secret")
     agent.wait(seconds=20, alive=daemon.alive)
     yield agent
@@ -51,6 +54,10 @@ def test_what_is_not_there_is_127(agent: Agent) -> None:
 
 def test_a_signal_is_a_negative_status(agent: Agent) -> None:
     assert agent.run(["sh", "-c", "kill -9 $$"], cwd="/", check=False).returncode == -9
+
+
+def test_a_command_can_be_interrupted_although_the_agent_cannot(agent: Agent) -> None:
+    assert agent.run(["sh", "-c", "kill -INT $$; echo survived"], cwd="/", check=False).returncode == -2
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 3_000_000])

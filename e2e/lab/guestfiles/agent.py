@@ -98,7 +98,8 @@ class Session:
     def become(self, argv: list[str], cwd: str, env: dict[str, str]) -> NoReturn:
         """The child: turn into the command."""
         try:
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT):  # ignored here, but not by the command
+                signal.signal(number, signal.SIG_DFL)
             os.closerange(3, 64)
             os.chdir(cwd)
             os.execvpe(argv[0], argv, env)

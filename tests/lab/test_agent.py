@@ -23,7 +23,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     (port,) = free_ports(1)
     script = paths.GUEST_FILES / "agent.py"
     # As a guest's init starts it: in the background of a shell, which has it ignore the terminal's signals.
-    background = ["sh", "-c", "trap '' INT QUIT; exec \"$@\"", "init"]
+    background: list[str | Path] = ["sh", "-c", "trap '' INT QUIT; exec \"$@\"", "init"]
     argv = [*background, sys.executable, "-IS", script, token, str(port)]
     daemon = processes.start(argv, tmp_path, "agent", with_us=True)
     agent = Agent("n1", port, "secret")

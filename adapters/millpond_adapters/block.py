@@ -13,23 +13,30 @@ import json
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from millpond_adapters import sysfs
+from millpond_adapters.label import NOTICE
 from millpond_adapters.run import run
 from millpond_core import names
-from millpond_core.errors import CommandFailed, DeadlineExceeded, IOFailed, MillpondError
+from millpond_core.errors import Busy, CommandFailed, IOFailed, MillpondError
 from millpond_core.observed import BlockDisk
 from millpond_core.units import SECTOR
 
 # Only what can be a disk of its own: no dm, md, loop, ram, zram, floppy, optical or network block device.
 _WHOLE = re.compile(r"^(nvme\d+n\d+|sd[a-z]+|vd[a-z]+|xvd[a-z]+|hd[a-z]+|mmcblk\d+|dasd[a-z]+|pmem\d+)$")
 _LINK_FOLDERS = ("by-id", "by-path")
-_NETLINK_KERNEL_GROUP = 1
+_KOBJECT_UEVENT = 15  # NETLINK_KOBJECT_UEVENT of linux/netlink.h
+_KERNELS_OWN = 1  # its first group carries the kernel's events, at once and without udev; the second one udev's
 _ZERO_SECONDS_PER_GIB = 600.0
-_NOT_A_SIGNATURE = frozenset({"PMBR"})
-"""What our own label area shows to others."""
+_OPEN_SECONDS = 3.0
+_PROTECTIVE_MBR = "PMBR"
+
+ALIVE_SECONDS = 3.0
+COMPARE_SECONDS = 0.5
+"""How often the list of disks is compared with the last one, for what no event told: a folder's names, no more."""
 
 
 class BlockDevices:
@@ -37,6 +44,7 @@ class BlockDevices:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._sys, self._proc, self._dev = root / "sys", root / "proc", root / "dev"
+        self._opening: dict[str, threading.Thread] = {}
 
     async def disks(self) -> dict[str, BlockDisk]:
         links = _links(self._dev / "disk")
@@ -44,7 +52,7 @@ class BlockDevices:
         found = {}
         for name in sysfs.entries(self._sys / "block"):
             if _WHOLE.match(name) and not self._ours(name):
-                disk = self._disk(name, links.get(name, ()), used)
+                disk = await self._disk(name, links.get(name, ()), used)
                 if disk is not None:
                     found[name] = disk
         return found
@@ -55,10 +63,22 @@ class BlockDevices:
             output = await run("wipefs", "--no-act", "--json", path, seconds=20)
         except CommandFailed as error:
             raise IOFailed(f"cannot look for signatures on {path}: {error.stderr.strip()}") from error
-        return parse_wipefs(output.decode(errors="replace"))
+        found = parse_wipefs(output.decode(errors="replace"))
+        if found == [_PROTECTIVE_MBR] and await self._bears_our_notice(path):
+            return []
+        return found
 
     async def erase(self, path: str) -> None:
-        await run("wipefs", "--all", "--quiet", path, seconds=30)
+        """Busy when anything holds the disk: wipefs opens it exclusively."""
+        try:
+            await run("wipefs", "--all", "--quiet", path, seconds=30)
+        except CommandFailed as error:
+            if "busy" in error.stderr:
+                raise Busy(f"{path} is in use and was not erased: {error.stderr.strip()}") from error
+            raise
+        left = await self.signatures(path)
+        if left:
+            raise IOFailed(f"{path} still shows {', '.join(left)} after it was erased")
 
     async def zero(self, path: str) -> None:
         size = int(await run("blockdev", "--getsize64", path))
@@ -68,33 +88,33 @@ class BlockDevices:
         await self.flush(path)
 
     async def flush(self, path: str) -> None:
-        await run("blockdev", "--flushbufs", path, seconds=30)
-        # fsync on the block device sends a flush to the disk; --flushbufs alone only empties the page cache.
-        argv = ("dd", "if=/dev/null", f"of={path}", "conv=notrunc,nocreat,fsync", "status=none")
-        await run(*argv, seconds=30)
+        await run("sync", path, seconds=30)  # fsync(2) on a block device ends with a flush of its cache
 
     async def alive(self, path: str) -> bool:
         argv = ("dd", f"if={path}", "of=/dev/null", "bs=4096", "count=1", "iflag=direct", "status=none")
         try:
-            await run(*argv, seconds=5)
-        except (CommandFailed, DeadlineExceeded):
+            await run(*argv, seconds=ALIVE_SECONDS)
+        except MillpondError:
             return False
         return True
 
     def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
-        return watch_uevents(changed)
+        return Watch(self._sys / "block", changed).stop
 
     # --- what a disk is ---
 
-    def _disk(self, name: str, links: tuple[str, ...], used: _Used) -> BlockDisk | None:
+    async def _disk(self, name: str, links: tuple[str, ...], used: _Used) -> BlockDisk | None:
         folder = self._sys / "block" / name
         try:
             number, sectors = sysfs.read(folder / "dev"), int(sysfs.read(folder / "size"))
         except (MillpondError, ValueError):
             return None  # it has just gone
-        if sectors == 0:
-            return None  # a drive without a medium
+        if sectors == 0 or sysfs.peek(folder / "ro") == "1":
+            return None  # a drive without a medium, or one that cannot be written
         parts = [entry for entry in sysfs.entries(folder) if (folder / entry / "partition").exists()]
+        holders = list(self._holders(name, number, parts, used))
+        if not holders and not any(self._held_by_us(name)):
+            holders += await self._claimed_unseen(name)
         return BlockDisk(
             name=name,
             path=next((link for link in links if "/by-id/" in link), f"/dev/{name}"),
@@ -105,7 +125,7 @@ class BlockDevices:
             size_bytes=sectors * SECTOR,
             diskseq=int(sysfs.peek(folder / "diskseq", "0") or 0),
             links=links,
-            holders=tuple(self._holders(name, number, parts, used)),
+            holders=tuple(holders),
         )
 
     def _holders(self, name: str, number: str, parts: Sequence[str], used: _Used) -> Iterable[str]:
@@ -121,8 +141,39 @@ class BlockDevices:
                 dm = sysfs.peek(self._sys / "block" / holder / "dm/name")
                 if not dm.startswith(names.DM_PREFIX):
                     yield f"{on}held by {dm or holder}"
-        if not used.mounts.get(number) and not any(self._held_by_us(name)) and _exclusively_open(self._dev / name):
-            yield "opened exclusively by a process"
+
+    async def _claimed_unseen(self, name: str) -> list[str]:
+        """Whether somebody has it whom we cannot see: a mount in another namespace, a tool that formats it.
+
+        Opening can wait for a sick disk, and no small tool opens exclusively without doing more: a thread of its own,
+        one for each disk, for which nobody waits beyond the deadline.
+        """
+        known = self._opening.get(name)
+        if known is not None and known.is_alive():
+            return ["it does not answer"]
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bool] = loop.create_future()
+
+        def settle(taken: bool) -> None:
+            if not answer.done():
+                answer.set_result(taken)
+
+        def look() -> None:
+            taken = _exclusively_open(self._dev / name)
+            with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
+                loop.call_soon_threadsafe(settle, taken)
+
+        self._opening[name] = threading.Thread(target=look, name=f"open {name}", daemon=True)
+        self._opening[name].start()
+        try:
+            taken = await asyncio.wait_for(answer, _OPEN_SECONDS)
+        except TimeoutError:
+            return ["it does not answer"]
+        return ["opened exclusively by a process"] if taken else []
+
+    async def _bears_our_notice(self, path: str) -> bool:
+        argv = ("dd", f"if={path}", "bs=4096", "count=1", "iflag=direct", "status=none")
+        return (await run(*argv, seconds=ALIVE_SECONDS)).startswith(NOTICE)
 
     def _held_by_us(self, name: str) -> Iterable[bool]:
         """Our own dm devices hold the disk exclusively: that is no reason to call it busy."""
@@ -181,7 +232,13 @@ def _links(folder: Path) -> dict[str, tuple[str, ...]]:
             with contextlib.suppress(OSError):
                 target = (folder / kind / entry).readlink().name
             found.setdefault(target, []).append(f"/dev/disk/{kind}/{entry}")
-    return {name: tuple(paths) for name, paths in found.items()}
+    return {name: tuple(sorted(paths, key=_preference)) for name, paths in found.items()}
+
+
+def _preference(link: str) -> tuple[bool, bool, int, str]:
+    """The best name for people first: by id, by model and serial, short."""
+    name = link.rpartition("/")[2]
+    return "/by-id/" not in link, name.startswith(("wwn-", "nvme-eui.", "nvme-nvme.", "scsi-")), len(name), name
 
 
 def _exclusively_open(node: Path) -> bool:
@@ -198,39 +255,71 @@ def parse_wipefs(output: str) -> list[str]:
     if not output.strip():
         return []
     found = [str(each.get("type", "")) for each in json.loads(output).get("signatures", [])]
-    return [name for name in dict.fromkeys(found) if name and name not in _NOT_A_SIGNATURE]
+    return [name for name in dict.fromkeys(found) if name]
 
 
-def watch_uevents(changed: Callable[[str, str], None]) -> Callable[[], None]:
-    """Call ``changed(action, kernel name)`` in the running loop for the kernel's block uevents (netlink(7)).
+class Watch:
+    """The kernel's block uevents (netlink(7)), and beside them a comparison of the list of disks.
 
-    A burst that overflows the socket costs events; whoever watches looks by himself now and then.
+    The comparison covers what the socket cannot: an overrun, a network namespace that is sent no events.
     """
-    loop = asyncio.get_running_loop()
-    # The kernel's own events, not udev's: they come without udev, and at once.
-    listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 15)  # NETLINK_KOBJECT_UEVENT
-    listener.setblocking(False)
-    listener.bind((0, _NETLINK_KERNEL_GROUP))
 
-    def receive() -> None:
-        while True:
+    def __init__(self, folder: Path, changed: Callable[[str, str], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._folder = folder
+        self._changed = changed
+        self._known = set(sysfs.entries(folder))
+        self._socket = _uevents()
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._receive)
+        self._timer = self._loop.call_later(COMPARE_SECONDS, self._compare)
+
+    def stop(self) -> None:
+        """Idempotent."""
+        self._timer.cancel()
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _receive(self) -> None:
+        while self._socket is not None:
             try:
-                event = parse_uevent(listener.recv(65536))
+                message = self._socket.recv(65536)
             except BlockingIOError:
                 return
             except OSError:  # ENOBUFS: some were lost
-                changed("lost", "")
+                self._changed("lost", "")
                 return
+            event = parse_uevent(message)
             if event is not None:
-                changed(*event)
+                self._note(*event)
 
-    loop.add_reader(listener.fileno(), receive)
+    def _compare(self) -> None:
+        self._timer = self._loop.call_later(COMPARE_SECONDS, self._compare)
+        seen = set(sysfs.entries(self._folder))
+        for name in sorted(self._known - seen):
+            self._note("remove", name)
+        for name in sorted(seen - self._known):
+            self._note("add", name)
 
-    def stop() -> None:
-        loop.remove_reader(listener.fileno())
-        listener.close()
+    def _note(self, action: str, name: str) -> None:
+        if (self._folder / name).exists():
+            self._known.add(name)
+        else:
+            self._known.discard(name)
+        self._changed(action, name)
 
-    return stop
+
+def _uevents() -> socket.socket | None:
+    found = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _KOBJECT_UEVENT)
+    try:
+        found.setblocking(False)
+        found.bind((0, _KERNELS_OWN))
+    except OSError:
+        found.close()
+        return None
+    return found
 
 
 def parse_uevent(message: bytes) -> tuple[str, str] | None:

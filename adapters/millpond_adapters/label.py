@@ -1,6 +1,6 @@
 """The label area: the first 4 MiB of a device that is Millpond's.
 
-    0        a line for whoever looks at the disk with a hex editor, then zeroes
+    0        a line for whoever looks at the disk with a hex editor, and a protective MBR
     1 MiB    slot A, 1.5 MiB
     2.5 MiB  slot B, 1.5 MiB
 
@@ -8,7 +8,8 @@ A slot is a header of 4 KiB and a payload of JSON (readable in an emergency, and
 valid slot with the higher sequence; writing goes to the other one, payload first, header last, each flushed: what is
 torn is never the newest that was complete, and a first write that was torn leaves no header and so no label.
 
-Nothing lies where libblkid or the kernel look for signatures, so scanners see an empty disk.
+The protective MBR (UEFI specification, 5.2.3: one partition of type 0xEE over the whole disk) tells partitioners,
+mkfs and LVM that the disk is taken; the kernel makes no partition of it. Nothing else lies where scanners look.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from millpond_core.units import KIB, LABEL_BYTES, MIB
 MAGIC = b"Millpond label\0\0"
 VERSION = 1
 NOTICE = b"This disk belongs to Millpond, storage for Kubernetes. Its contents are in use; see millpond.io.\n"
+_TAKEN = bytes.fromhex("00 000200 ee ffffff 01000000 ffffffff")  # from sector 1 to the end, as GPT's own says
+MBR = (NOTICE.ljust(446, b"\0") + _TAKEN).ljust(510, b"\0") + b"\x55\xaa" + bytes(4 * KIB - 512)
 SLOT_BYTES = 3 * MIB // 2
 SLOTS = (MIB, MIB + SLOT_BYTES)
 _BLOCK = 4 * KIB
-_HEADER = struct.Struct(
-    "<16sIIQ32s"
-)  # magic, version, length of the payload, sequence, SHA-256 of all else and payload
+# magic, version, length of the payload, sequence, SHA-256 of these and the payload
+_HEADER = struct.Struct("<16sIIQ32s")
 _SECONDS = 10.0
 
 
@@ -59,7 +61,7 @@ class LabelArea:
         # never over the newest; an unlabelled disk gets the first
         target = SLOTS[1] if present is not None and _sequence(slots[0]) == present.sequence else SLOTS[0]
         if present is None:
-            await self._put(path, 0, NOTICE.ljust(_BLOCK, b"\0"))
+            await self._put(path, 0, MBR)
         await self._put(path, target + _BLOCK, payload)
         await self._put(path, target, header)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from millpond_adapters.block import BlockDevices, parse_uevent, parse_wipefs
+from millpond_adapters.label import LabelArea
 from millpond_core.errors import IOFailed
+from millpond_core.observed import Label
 
 # What wipefs of util-linux 2.38 printed for an ext4 on a GPT disk.
 WIPEFS = """{
@@ -20,9 +22,19 @@ WIPEFS = """{
 }"""
 
 
-def test_signatures_are_named_once_and_our_own_mbr_is_none() -> None:
-    assert parse_wipefs(WIPEFS) == ["ext4", "gpt"]
+def test_signatures_are_named_once() -> None:
+    assert parse_wipefs(WIPEFS) == ["ext4", "gpt", "PMBR"]
     assert parse_wipefs("") == []
+
+
+async def test_our_own_label_is_no_signature_but_anybody_elses_mbr_is(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(8 * 1024 * 1024))
+    await LabelArea().write(str(disk), Label(cluster="c", device_uuid="d", device_name="n", sequence=1))
+    assert await BlockDevices().signatures(str(disk)) == []
+    with disk.open("r+b") as file:
+        file.write(bytes(100))
+    assert await BlockDevices().signatures(str(disk)) == ["PMBR"]
 
 
 @pytest.mark.parametrize(

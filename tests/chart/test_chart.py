@@ -120,6 +120,13 @@ def test_the_watchdog_needs_nobody(objects: list[Object]) -> None:
     assert {mount["name"] for mount in watchdog["volumeMounts"]} == {"dev", "sys", "run"}
 
 
+def test_only_those_who_speak_to_the_api_server_have_a_token(objects: list[Object]) -> None:
+    """The CSI node service unpublishes, unstages and counts without it."""
+    for name, container in containers(objects):
+        has = any(mount["name"] == "token" for mount in container["volumeMounts"])
+        assert has is (name not in ("millpond-node/watchdog", "millpond-node/csi")), name
+
+
 def test_what_must_outlive_a_pod_lies_on_the_node(objects: list[Object]) -> None:
     node = dict(pods(objects))["millpond-node"]
     paths = {volume["name"]: volume["hostPath"]["path"] for volume in node["volumes"] if "hostPath" in volume}
@@ -157,15 +164,6 @@ def test_requests_have_their_own_priority(objects: list[Object]) -> None:
     schema = of_kind(objects, "FlowSchema")["millpond"]
     accounts = {subject["serviceAccount"]["name"] for subject in schema["spec"]["rules"][0]["subjects"]}
     assert accounts == set(of_kind(objects, "ServiceAccount"))
-
-
-def test_udev_rules_reach_the_nodes(objects: list[Object]) -> None:
-    data = of_kind(objects, "ConfigMap")["millpond-node"]["data"]
-    (rules_file,) = data.values()
-    assert names.dm_uuid(names.front("x")).startswith("MILLPOND-")
-    assert '"MILLPOND-*"' in rules_file
-    assert f'"{names.NQN_PREFIX}*"' in rules_file
-    assert f'"md_{names.MD_PREFIX}*"' in rules_file
 
 
 def test_values_that_make_no_sense_are_refused() -> None:

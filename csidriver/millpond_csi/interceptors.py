@@ -17,7 +17,18 @@ log = logging.getLogger("millpond.csi")
 Method = Callable[[Any, Deadline], Awaitable[Any]]
 """A service's method: request and deadline to response."""
 
-QUIET = frozenset({"Probe", "GetPluginInfo", "ListVolumes", "GetCapacity", "NodeGetVolumeStats"})
+QUIET = frozenset(
+    {
+        "Probe",
+        "GetPluginInfo",
+        "GetPluginCapabilities",
+        "ControllerGetCapabilities",
+        "NodeGetCapabilities",
+        "ListVolumes",
+        "GetCapacity",
+        "NodeGetVolumeStats",
+    }
+)
 """Called every few seconds or minutes: logged at debug level unless they fail."""
 
 UNLOCKED = QUIET | {"ValidateVolumeCapabilities"}

@@ -6,8 +6,9 @@ Every account is cluster-admin here: what is refused is refused by the policies,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +18,16 @@ from lab.controlplane import ControlPlane
 from millpond_adapters.kube import Access, ApiKube
 from millpond_adapters.kube.access import constant_token, tls
 from millpond_core.errors import Conflict, Forbidden
-from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model import API_VERSION, ObjectMeta, Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.quiescence import QuiescenceSpec, Scope
 from millpond_core.model.storagedevice import Identity, StorageDeviceSpec
 from millpond_core.model.virtualvolume import VirtualVolumeSpec
 
 ROOT = Path(__file__).parents[2]
-NAMESPACE = "millpond-system"
+NAMESPACE = "millpond-admission"
+NODES = ("n1", "n2")
 DOORBELL = "millpond.io/quiesce"
+RINGING = f"{{apiVersion: {API_VERSION}, kind: StorageNode, metadata: {{name: n, annotations: {{{DOORBELL}: q}}}}}}"
 
 
 class Accounts(NamedTuple):
@@ -39,14 +42,26 @@ class Accounts(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def policies(plane: ControlPlane, kubectl: Callable[..., str]) -> None:
+def policies(kubectl: Callable[..., str]) -> Iterator[None]:
+    """In force for this module only: other tests ring the doorbell as administrators."""
     template = (ROOT / "charts/millpond/templates/admission.yaml").read_text()
+    template = template.replace("{{ .Release.Namespace }}", NAMESPACE)
     kubectl("create", "namespace", NAMESPACE)
     for account in ("millpond-node", "millpond-operator"):
         kubectl("create", "serviceaccount", account, "-n", NAMESPACE)
         everything = ("--clusterrole=cluster-admin", f"--serviceaccount={NAMESPACE}:{account}")
-        kubectl("create", "clusterrolebinding", account, *everything)
-    kubectl("apply", "-f", "-", stdin=template.replace("{{ .Release.Namespace }}", NAMESPACE))
+        kubectl("create", "clusterrolebinding", f"{NAMESPACE}-{account}", *everything)
+    kubectl("apply", "-f", "-", stdin=template)
+    yield
+    kubectl("delete", "-f", "-", stdin=template)
+    kubectl("delete", "pods", "--all", "--force", "-n", NAMESPACE)
+    kubectl("delete", "nodes", *NODES)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:  # until the API server has forgotten the policies too
+        with suppress(RuntimeError):
+            kubectl("create", "-f", "-", "--dry-run=server", stdin=RINGING)
+            return
+        time.sleep(0.1)
 
 
 async def token(admin: ApiKube, account: str, node: str = "") -> str:
@@ -90,7 +105,7 @@ async def accounts(policies: None, plane: ControlPlane, kube: ApiKube) -> AsyncI
             access = nobody(plane, await token(kube, account, node))
             return await stack.enter_async_context(ApiKube(access, component=f"{account}-{node}"))
 
-        n1, n2, homeless = [await client("millpond-node", node) for node in ("n1", "n2", "")]
+        n1, n2, homeless = [await client("millpond-node", node) for node in (*NODES, "")]
         await in_force(kube, homeless)
         yield Accounts(n1, n2, homeless, await client("millpond-operator"), kube)
 

@@ -113,6 +113,14 @@ async def test_appliers_keep_their_own_entries(kube: Kube) -> None:
     assert (found.status.phase, found.status.message) == ("Ready", "m")
 
 
+async def test_an_applier_takes_a_field_over(kube: Kube) -> None:
+    await kube.create(volume())
+    await kube.apply_status(VirtualVolume, "v", {"message": "one's", "copies": "1/1"}, manager="one")
+    await kube.apply_status(VirtualVolume, "v", {"message": "another's"}, manager="another")
+    found = await kube.apply_status(VirtualVolume, "v", {}, manager="one")
+    assert (found.status.message, found.status.copies) == ("another's", "")
+
+
 async def test_a_patch_takes_a_field_over(kube: Kube) -> None:
     await kube.create(volume())
     await kube.apply_status(VirtualVolume, "v", {"message": "applied"}, manager="master")
@@ -145,15 +153,19 @@ async def test_finalizers_hold_a_deletion(kube: Kube) -> None:
 
 
 async def test_raw_serves_core_kinds(kube: Kube) -> None:
-    for name in ("n1", "n2"):
-        await kube.raw("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": {"zone": name}}})
-    await kube.raw(
-        "PATCH", "/api/v1/nodes/n1", {"metadata": {"labels": {"a": "b"}}}, content_type="application/merge-patch+json"
-    )
-    found = await kube.raw("GET", "/api/v1/nodes?labelSelector=zone%3Dn1")
-    assert [item["metadata"]["labels"] for item in found["items"]] == [{"zone": "n1", "a": "b"}]
+    nodes = "/api/v1/nodes"
+    for name in ("raw1", "raw2"):
+        await kube.raw("POST", nodes, {"metadata": {"name": name, "labels": {"zone": name}}})
+    patch = {"metadata": {"labels": {"a": "b"}}}
+    await kube.raw("PATCH", f"{nodes}/raw1", patch, content_type="application/merge-patch+json")
+    found = await kube.raw("GET", f"{nodes}?labelSelector=zone%3Draw1")
+    assert [item["metadata"]["labels"] for item in found["items"]] == [{"zone": "raw1", "a": "b"}]
     with pytest.raises(Conflict):
-        await kube.raw("POST", "/api/v1/nodes", {"metadata": {"name": "n1"}})
+        await kube.raw("POST", nodes, {"metadata": {"name": "raw1"}})
+    for name in ("raw1", "raw2"):
+        await kube.raw("DELETE", f"{nodes}/{name}")
+    with pytest.raises(NotFound):
+        await kube.raw("GET", f"{nodes}/raw1")
 
 
 async def test_two_managers_share_the_conditions_by_type(kube: Kube) -> None:

@@ -9,7 +9,6 @@ business of tests/api.
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -138,7 +137,7 @@ class MemoryKube:
         key = _key(kind, name)
         document = self._store.get(key)
         wanted = json.loads(json.dumps(status))
-        applied = copy.deepcopy(self._owners(document, kind))
+        applied = self._owners(document, kind).copy()
         after = {**document, "status": applied.apply(document.get("status", {}), manager, wanted)}
         written = self._write(self._store.update, key, _checked(after, document))
         self._ownership[document["metadata"]["uid"]] = applied

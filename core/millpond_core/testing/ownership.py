@@ -40,6 +40,12 @@ class Ownership:
         self._schema = schema
         self._owned: dict[str, set[Path]] = {}
 
+    def copy(self) -> Ownership:
+        """The same owners, to be changed without changing this."""
+        copied = Ownership(self._schema)
+        copied._owned = {manager: set(paths) for manager, paths in self._owned.items()}
+        return copied
+
     def apply(self, live: Mapping[str, Any], manager: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The status after ``manager`` applied ``wanted``; what it had applied before and no one else has, goes."""
         status = copy.deepcopy(dict(live))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from millpond_core.errors import Conflict, Invalid, NotFound
 
 Document = dict[str, Any]
+
+
+def clone(document: Document) -> Document:
+    """A copy that shares nothing, by way of JSON: many times faster than deepcopy."""
+    copied: Document = msgspec.json.decode(msgspec.json.encode(document))
+    return copied
 
 
 class Key(NamedTuple):
@@ -45,7 +52,7 @@ class Store:
         """A copy. NotFound when there is none."""
         if key not in self._objects:
             raise NotFound(f'{key.plural} "{key.name}" not found')
-        return copy.deepcopy(self._objects[key])
+        return clone(self._objects[key])
 
     def items(self, group_version: str, plural: str, namespace: str = "") -> list[Document]:
         """Copies, by name."""
@@ -54,13 +61,13 @@ class Store:
             for key, document in self._objects.items()
             if (key.group_version, key.plural) == (group_version, plural) and namespace in ("", key.namespace)
         ]
-        return [copy.deepcopy(document) for _, document in sorted(found, key=lambda pair: pair[0])]
+        return [clone(document) for _, document in sorted(found, key=lambda pair: pair[0])]
 
     def create(self, key: Key, document: Document) -> Document:
         """Conflict when it exists."""
         if key in self._objects:
             raise Conflict(f'{key.plural} "{key.name}" already exists')
-        document = copy.deepcopy(document)
+        document = clone(document)
         metadata = document.setdefault("metadata", {})
         metadata["name"] = key.name
         if key.namespace:
@@ -112,13 +119,13 @@ class Store:
         before = self._objects.get(key)
         self._objects[key] = document
         self._tell(Change(key, before, document))
-        return copy.deepcopy(document)
+        return clone(document)
 
     def _remove(self, key: Key, document: Document) -> Document:
         self._version += 1
         before = self._objects.pop(key)
         self._tell(Change(key, before, None))
-        return copy.deepcopy(document)
+        return clone(document)
 
     def _tell(self, change: Change) -> None:
         for feed in self.feeds:

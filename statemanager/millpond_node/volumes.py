@@ -247,6 +247,9 @@ class Volumes:
             if leg.id not in known.planned.down:
                 continue
             for device in {extent.device for extent in leg.extents}:
+                if (own := self._devices.seen.get(device)) is not None:
+                    failed |= set() if own.present else {device}
+                    continue
                 try:
                     found = await self._ports.kube.get(StorageDevice, device)
                 except MillpondError:

@@ -84,6 +84,7 @@ class Life:
         self.calls: list[str] = []
         self.die_before: int | None = None
         self.died = asyncio.Event()
+        self.corpses: list[asyncio.Task[Any] | None] = []
 
     async def before(self, name: str, args: tuple[Any, ...]) -> None:
         await self.breathe()
@@ -97,7 +98,16 @@ class Life:
 
     async def breathe(self) -> None:
         if self.dead:
+            self.corpses.append(asyncio.current_task())
             await asyncio.Event().wait()
+
+    async def bury(self) -> None:
+        """What the kernel does for a dead process: it lets its locks go."""
+        while self.corpses:
+            task = self.corpses.pop()
+            if task is not None and not task.done():
+                task.cancel()
+            await asyncio.sleep(0)
 
 
 class Cluster:
@@ -162,7 +172,8 @@ class Cluster:
     async def kill(self, node: str) -> None:
         """As with SIGKILL: whatever it was doing, it does no more."""
         manager = self.managers.pop(node)
-        self.lives[node].dead = True
+        life = self.lives[node]
+        life.dead = True
         for _ in range(20):
             await asyncio.sleep(0)
         manager._end_watch()
@@ -170,6 +181,7 @@ class Cluster:
             end()
         for task in manager._tasks:
             task.cancel()
+        await life.bury()
 
     async def restart(self, node: str) -> None:
         await self.kill(node)
@@ -205,6 +217,9 @@ class Cluster:
     async def until(self, what: Callable[[], object], *, seconds: int = 120, chunks: int = 1, why: str = "") -> None:
         """Let time pass until ``what()`` is true; fail after so many seconds of the world."""
         for _ in range(seconds):
+            for revival in self._revivals:
+                if revival.done():
+                    revival.result()
             if what():
                 return
             await self.pass_time(1, chunks=chunks)

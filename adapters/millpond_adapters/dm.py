@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import stat
 from pathlib import Path
 
 from millpond_adapters import sysfs
@@ -153,9 +151,9 @@ class DeviceMapper:
 
     async def _check_node(self, device: DmDevice) -> None:
         """Numbers are reused: a node left by a device of old would lead to another one's data."""
-        if _number_of(self._mapper / device.name) != device.major_minor:
+        if sysfs.number_of(self._mapper / device.name) != device.major_minor:
             await self._dmsetup("mknodes", device.name)
-            if _number_of(self._mapper / device.name) != device.major_minor:
+            if sysfs.number_of(self._mapper / device.name) != device.major_minor:
                 raise Conflict(
                     f"{self._mapper / device.name} is not the node of {device.major_minor}: is /dev the machine's own?"
                 )
@@ -230,11 +228,3 @@ def _ours(name: str) -> str:
     if not name.startswith(names.DM_PREFIX):
         raise Invalid(f"{name!r} is not one of Millpond's devices: their names begin with {names.DM_PREFIX}")
     return name
-
-
-def _number_of(node: Path) -> str:
-    try:
-        found = node.stat()
-    except OSError:
-        return ""
-    return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if stat.S_ISBLK(found.st_mode) else ""

@@ -180,7 +180,7 @@ class NvmeTcpTarget:
 
         Disabling waits for the same, but uninterruptibly and with a lock that every connect on this node needs.
         """
-        block = self._sys / "class/block" / device.resolve().name
+        block = self._sys / "dev/block" / sysfs.number_of(device)
         if sysfs.peek(block / "dm/suspended") == "1":
             raise Busy(f"{device} is suspended: {nqn} cannot be taken back before it is resumed")
         loop = asyncio.get_running_loop()

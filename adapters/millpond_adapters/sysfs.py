@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -45,6 +46,15 @@ def entries(path: Path) -> list[str]:
         return sorted(entry.name for entry in path.iterdir())
     except OSError:
         return []
+
+
+def number_of(node: Path) -> str:
+    """``major:minor`` of a block device node; empty when there is none."""
+    try:
+        found = node.stat()
+    except OSError:
+        return ""
+    return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if stat.S_ISBLK(found.st_mode) else ""
 
 
 async def write(path: Path, value: str, *, seconds: float = 5.0) -> None:

@@ -59,16 +59,21 @@ class Volume:
         """Make the leg, path and gate of each id; those in ``holding`` (default: all) hold."""
         await asyncio.gather(*(self._make_leg(leg, holding is None or leg in holding) for leg in ids))
 
+    async def bare_legs(self, ids: str) -> None:
+        """Legs without path and gate: to be exported."""
+        for leg in ids:
+            name = self.leg_name(leg)
+            self._legs[leg] = (await dm.create(name, names.dm_uuid(name), self._leg_table(leg))).major_minor
+            await self.zero(leg)
+
     async def _make_leg(self, leg: str, holding: bool) -> None:
-        name = self.leg_name(leg)
-        self._legs[leg] = (await dm.create(name, names.dm_uuid(name), self._leg_table(leg))).major_minor
-        await self.zero(leg)
+        await self.bare_legs(leg)
         await self.connect(leg, holding=holding)
 
-    async def connect(self, leg: str, *, holding: bool = True) -> None:
-        """Make path and gate of a leg."""
+    async def connect(self, leg: str, *, to: str = "", holding: bool = True) -> None:
+        """Make path and gate of a leg; the path leads ``to`` a device, the leg itself by default."""
         path, gate = names.path(self.uuid, leg), names.gate(self.uuid, leg)
-        made = await dm.create(path, names.dm_uuid(path), layout.path_table(self._legs[leg], VOLUME_BYTES))
+        made = await dm.create(path, names.dm_uuid(path), layout.path_table(to or self._legs[leg], VOLUME_BYTES))
         table = layout.gate_table(made.major_minor, VOLUME_BYTES, holding=holding)
         await dm.create(gate, names.dm_uuid(gate), table)
 
@@ -118,20 +123,23 @@ class Volume:
     async def path_number(self, leg: str) -> str:
         return (await dm.get(names.path(self.uuid, leg))).major_minor
 
+    async def swap_path(self, leg: str, to: str) -> None:
+        await dm.swap(names.path(self.uuid, leg), layout.path_table(to, VOLUME_BYTES))
+
     async def gate_hold(self, leg: str) -> None:
         await dm.gate_hold(names.gate(self.uuid, leg))
 
     async def gate_fail(self, leg: str) -> None:
         await dm.gate_fail(names.gate(self.uuid, leg))
 
-    async def held(self, leg: str) -> None:
+    async def held(self, leg: str, *, seconds: float = 8) -> None:
         """Wait until the leg's gate holds I/O."""
 
         async def holds() -> bool:
             status = (await dm.gates())[names.gate(self.uuid, leg)]
             return status.holding and not status.path_up and status.queued > 0
 
-        await until(holds, f"the gate of leg {leg} holds I/O", seconds=8)
+        await until(holds, f"the gate of leg {leg} holds I/O", seconds=seconds)
 
     # --- array ---
 
@@ -258,7 +266,7 @@ class Volume:
         for other in self._in_sync[1:]:
             assert await self.data(other) == first, f"legs {self._in_sync[0]} and {other} differ"
 
-    async def close(self) -> None:
+    async def close(self, *, keep_legs: bool = False) -> None:
         """Heal and let everything flow, then take it down from the top."""
         self._end_answering()
         with contextlib.suppress(MillpondError):
@@ -277,7 +285,8 @@ class Volume:
         await asyncio.gather(*self._writers, return_exceptions=True)
         await dm.remove(self.front)
         await md.stop(self.array)
-        for kind in (names.gate, names.path, names.leg):
+        kinds = (names.gate, names.path) if keep_legs else (names.gate, names.path, names.leg)
+        for kind in kinds:
             await asyncio.gather(*(dm.remove(kind(self.uuid, leg)) for leg in self._legs))
 
     async def _flow(self, leg: str) -> None:

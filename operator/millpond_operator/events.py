@@ -17,6 +17,7 @@ import msgspec
 
 from millpond_adapters.kube import Access
 from millpond_adapters.kube.config import SERVICE_ACCOUNT
+from millpond_core import names
 from millpond_core.master.world import KINDS, Object
 from millpond_core.model import GROUP, VERSION
 
@@ -65,6 +66,8 @@ class Events:
                     settings=_settings(),
                     clusterwide=True,
                     standalone=True,
+                    # else kopf asks who we are, and a container's user need not have a name
+                    identity=names.MASTER,
                     stop_flag=self._stop,
                     ready_flag=self._ready,
                 )
@@ -107,10 +110,9 @@ def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
-    # A dead watch is noticed: the server ends each after a while, and silence on the socket counts as death.
+    # A dead watch is noticed: the server ends each after a while, and 70 s without even a bookmark count as death.
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
-    settings.batching.batch_window = 0.05
     return settings

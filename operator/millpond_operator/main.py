@@ -7,6 +7,7 @@ a cluster.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -17,8 +18,10 @@ import uuid
 from millpond_adapters.clock import SystemClock
 from millpond_adapters.kube import Access, ApiKube, load
 from millpond_core import names
-from millpond_core.errors import MillpondError
-from millpond_core.master.world import Object
+from millpond_core.errors import MillpondError, NotFound
+from millpond_core.master.world import KINDS, Object
+from millpond_core.model import API_VERSION
+from millpond_core.ports import Kube
 from millpond_operator.events import Events, Sink
 from millpond_operator.heartbeats import Heartbeats
 from millpond_operator.leader import Leader
@@ -68,6 +71,8 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
         def metrics() -> str:
             return text(master.world, master.counts, leading=leader.leading, waiting=len(master.agenda))
 
+        if not await _kinds_are_there(kube, stop):
+            return
         events.start()
         campaign = asyncio.create_task(leader.run(lead), name="leader")
         asked = asyncio.create_task(stop.wait(), name="stop")
@@ -85,6 +90,25 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
                 task.cancel()
             await asyncio.wait([campaign, asked], timeout=8.0)
             await events.stop()
+
+
+async def _kinds_are_there(kube: Kube, stop: asyncio.Event) -> bool:
+    """Wait for the API server and for our kinds: kopf asks for them once. False: told to stop first."""
+    wanted = {kind.plural for kind in KINDS}
+    while not stop.is_set():
+        try:
+            found = await kube.raw("GET", f"/apis/{API_VERSION}")
+            missing = wanted - {resource["name"] for resource in found.get("resources", ())}
+            if not missing:
+                return True
+            log.warning("the API server does not know %s yet: kubectl apply -f crds/", ", ".join(sorted(missing)))
+        except NotFound:
+            log.warning("the API server does not know our kinds yet: kubectl apply -f crds/")
+        except MillpondError as error:
+            log.warning("waiting for the API server: %s", error)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 2.0)
+    return False
 
 
 def _into(master: Master) -> Sink:

@@ -21,7 +21,7 @@ STEPS_AT_ONCE = 50
 """After so many steps for one object others have their turn: a planner that never ends must not stop the rest."""
 
 RESYNC_SECONDS = 300.0
-"""Every object is looked at again after this, whatever was missed."""
+"""Everything is read and looked at again after this, whatever was missed."""
 
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before the next try after failures in a row."""
@@ -47,12 +47,14 @@ class Master:
     # --- what is known ---
 
     async def load(self) -> None:
-        """Read everything: nothing is allocated from half a world."""
+        """Read everything: nothing is allocated from half a world. What is missing may be newer than the list: it is
+        asked for before anything is decided.
+        """
         for kind in KINDS:
             there: list[Object] = [*await self._kube.list(kind)]
             names_ = {obj.metadata.name for obj in there}
-            for known in [obj for obj in self.world.all() if type(obj) is kind and obj.metadata.name not in names_]:
-                self.remove(known)
+            known = [obj for obj in self.world.all() if type(obj) is kind]
+            self._doubted |= {_key(obj) for obj in known if obj.metadata.name not in names_}
             for obj in there:
                 self.put(obj)
         for obj in self.world.all():
@@ -88,8 +90,12 @@ class Master:
     # --- what is done ---
 
     async def run(self) -> None:
-        """Look at what is due, for ever."""
+        """Look at what is due, for ever; and now and then at everything, since a watch may miss a deletion."""
+        loaded = self._clock.boottime()
         while True:
+            if self._clock.boottime() - loaded >= RESYNC_SECONDS:
+                loaded = self._clock.boottime()
+                await self._reload()
             key = self.agenda.pop(self._clock.boottime())
             if key is not None:
                 await self.look(key)
@@ -97,6 +103,12 @@ class Master:
             at = self.agenda.next_at()
             wait = 1.0 if at is None else min(max(at - self._clock.boottime(), 0.0), 1.0)
             await self.agenda.changed(wait)
+
+    async def _reload(self) -> None:
+        try:
+            await self.load()
+        except MillpondError as error:
+            log.warning("cannot read everything again: %s", error)
 
     async def look(self, key: Key) -> None:
         """Bring one object as far as it goes now."""

@@ -14,7 +14,8 @@ class Health:
     """What the kubelet and Prometheus ask for. ``alive`` says what is wrong; empty: nothing."""
 
     def __init__(self, port: int, *, alive: Callable[[], str], metrics: Callable[[], str]) -> None:
-        self._port = port
+        self.port = port
+        """Where it is served; given 0, any that is free."""
         self._alive = alive
         self._metrics = metrics
         self._runner: web.AppRunner | None = None
@@ -30,7 +31,8 @@ class Health:
         )
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, port=self._port).start()
+        await web.TCPSite(self._runner, port=self.port).start()
+        self.port = int(self._runner.addresses[0][1])
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from millpond_core.allocator import Run, Space, free_runs
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
@@ -18,8 +18,10 @@ from millpond_core.model.virtualvolume import Leg
 from millpond_core.units import UNIT_BYTES
 
 Object = StorageNode | StorageDevice | VirtualVolume | Quiescence
-Known = TypeVar("Known", StorageNode, StorageDevice, VirtualVolume, Quiescence)
 KINDS: tuple[type[Object], ...] = (StorageNode, StorageDevice, VirtualVolume, Quiescence)
+
+REMEMBERED = 10_000
+"""Deleted objects of which a late event is recognized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +87,13 @@ class World:
         name = obj.metadata.name
         known = kept.get(name)
         self._gone[type(obj).__name__, name] = obj.metadata.uid
+        if len(self._gone) > REMEMBERED:
+            del self._gone[next(iter(self._gone))]
         if known is None or known.metadata.uid != obj.metadata.uid:
             return False
         del kept[name]
         self._forget(known)
         return True
-
-    def replace(self, kind: type[Known], objects: Iterable[Known]) -> list[Known]:
-        """Take in a complete list; returns what is gone."""
-        there = {obj.metadata.name: obj for obj in objects}
-        gone: list[Known] = [obj for name, obj in self._objects[kind].items() if name not in there]
-        for obj in gone:
-            self.remove(obj)
-        for obj in there.values():
-            self.put(obj)
-        return gone
 
     def get(self, kind: type[Object], name: str) -> Object | None:
         """The version known of one object."""

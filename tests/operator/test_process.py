@@ -1,0 +1,176 @@
+"""The parts around the master: the agenda, the election, the heartbeats, what is served."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+
+import aiohttp
+import pytest
+from harness import Cluster, attached, remote
+from scripted import FakeClock
+
+from millpond_core import names
+from millpond_core.errors import Unavailable
+from millpond_core.model import StorageNode, VirtualVolume
+from millpond_core.testing.kube import MemoryKube
+from millpond_operator import leader as election
+from millpond_operator.agenda import Agenda, Key
+from millpond_operator.leader import Leader
+from millpond_operator.serve import Health, text
+
+A, B = Key(VirtualVolume, "a"), Key(VirtualVolume, "b")
+
+
+async def test_the_agenda_has_each_object_once_at_the_earliest_time() -> None:
+    agenda = Agenda()
+    agenda.add(A, 10)
+    agenda.add(B, 5)
+    agenda.add(A, 3)
+    agenda.add(A, 7)
+    assert (len(agenda), agenda.next_at()) == (2, 3)
+    assert agenda.pop(2) is None
+    assert [agenda.pop(20), agenda.pop(20), agenda.pop(20)] == [A, B, None]
+    agenda.add(A, 1)
+    agenda.drop(A)
+    assert agenda.pop(20) is None
+
+
+async def test_the_agenda_wakes_who_waits() -> None:
+    agenda = Agenda()
+    waiting = asyncio.create_task(agenda.changed(5.0))
+    await asyncio.sleep(0)
+    agenda.add(A, 0)
+    await asyncio.wait_for(waiting, 1.0)
+    await agenda.changed(0.01)
+
+
+class Candidate:
+    """Leads by counting how often it was begun and ended."""
+
+    def __init__(self, kube: MemoryKube, clock: FakeClock, name: str) -> None:
+        self.leader = Leader(kube, clock, name, "millpond-system")
+        self.begun = self.ended = 0
+        self.task = asyncio.create_task(self.leader.run(self._lead))
+
+    async def _lead(self) -> None:
+        self.begun += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended += 1
+
+    async def end(self) -> None:
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(election, "RENEW_SECONDS", 0.02)
+
+
+async def later(seconds: float = 0.2) -> None:
+    await asyncio.sleep(seconds)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_one_leads_and_hands_over_when_it_is_told_to_end() -> None:
+    clock = FakeClock()
+    kube = MemoryKube(clock)
+    first = Candidate(kube, clock, "first")
+    await later()
+    second = Candidate(kube, clock, "second")
+    await later()
+    assert (first.begun, second.begun) == (1, 0)
+    await first.end()
+    assert first.ended == 1
+    await later()
+    assert second.begun == 1, "it need not wait for the Lease to run out"
+    await second.end()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_leader_without_its_lease_stops_before_another_begins() -> None:
+    clock = FakeClock()
+    kube = MemoryKube(clock)
+    first = Candidate(kube, clock, "first")
+    await later()
+    with kube.outage():
+        clock.pass_(election.DEADLINE_SECONDS + 1)
+        await later()
+        assert (first.ended, first.leader.leading) == (1, False)
+        assert election.DEADLINE_SECONDS < election.DURATION_SECONDS
+    await later()
+    assert first.begun == 2
+    await first.end()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_leader_whose_lease_was_taken_stops() -> None:
+    clock = FakeClock()
+    kube = MemoryKube(clock)
+    first = Candidate(kube, clock, "first")
+    await later()
+    lease = f"/apis/coordination.k8s.io/v1/namespaces/millpond-system/leases/{names.MASTER}"
+    stolen = {"spec": {"holderIdentity": "thief"}}
+    await kube.raw("PATCH", lease, stolen, content_type="application/merge-patch+json")
+    await later()
+    assert (first.ended, first.leader.leading) == (1, False)
+    await first.end()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_leader_that_the_api_server_stops_campaigns_again_and_a_fault_is_shown() -> None:
+    clock = FakeClock()
+    kube = MemoryKube(clock)
+    ends: list[Exception] = [Unavailable("gone for a moment"), ValueError("a fault")]
+
+    async def lead() -> None:
+        raise ends.pop(0)
+
+    with pytest.raises(ValueError, match="a fault"):
+        await asyncio.wait_for(Leader(kube, clock, "first", "millpond-system").run(lead), 5.0)
+
+
+async def test_an_outage_of_the_api_server_is_no_nodes_silence(cluster: Cluster) -> None:
+    await attached(cluster)
+    node = remote(await cluster.volume()).node
+    await cluster.hearts.look()
+    with cluster.kube.outage(), contextlib.suppress(Unavailable):
+        await cluster.hearts.look()
+    cluster.clock.pass_(500)
+    await cluster.hearts.look()
+    assert cluster.master.world.state_of(node).state == "Ready"
+
+
+async def test_a_missed_deletion_is_found_before_anything_is_decided(cluster: Cluster) -> None:
+    await attached(cluster)
+    world = cluster.master.world
+    ghost = StorageNode(metadata=world.nodes["n1"].metadata.__class__(name="ghost", uid="u", resource_version="1"))
+    cluster.master.put(ghost)
+    await cluster.master.load()
+    assert "ghost" in world.nodes
+    await cluster.turn()
+    assert "ghost" not in world.nodes
+
+
+async def test_what_is_served(cluster: Cluster) -> None:
+    await attached(cluster)
+    wrong = [""]
+    shown = text(cluster.master.world, Counter(looks=3), leading=True, waiting=2)
+    assert "millpond_master_leading 1" in shown
+    assert 'millpond_objects{kind="VirtualVolume",phase="Ready"} 1' in shown
+    assert 'millpond_device_free_bytes{device="n3-d1",pool="default"} 1073741824' in shown
+    health = Health(0, alive=lambda: wrong[0], metrics=lambda: shown)
+    async with health, aiohttp.ClientSession() as session:
+        base = f"http://127.0.0.1:{health.port}"
+        async with session.get(f"{base}/metrics") as answer:
+            assert await answer.text() == shown
+        async with session.get(f"{base}/healthz") as answer:
+            assert answer.status == 200
+        wrong[0] = "kopf has ended"
+        async with session.get(f"{base}/healthz") as answer:
+            assert (answer.status, await answer.text()) == (503, "kopf has ended")

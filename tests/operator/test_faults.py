@@ -75,6 +75,23 @@ async def test_a_state_manager_that_says_it_restarts_is_waited_for(cluster: Clus
     assert (await cluster.node(leg.node)).status.phase == "Ready"
 
 
+async def test_a_detached_volume_waits_for_a_failed_node_until_it_is_attached(cluster: Cluster) -> None:
+    await cluster.nodes.add_volume("v1", grace=5, preferred_node="n1")
+    await cluster.settle()
+    leg = remote(await cluster.volume())
+    await cluster.set_kubelet(leg.node, ready=False)
+    cluster.nodes.nodes[leg.node].silent = True
+    await cluster.later(60)
+    volume = await cluster.volume()
+    assert volume.status.phase == "Degraded"
+    assert "replaced if it is not back when attached" in volume.status.message
+    assert (volume.status.mapping.generation, volume.status.spares) == (1, []), "a reboot is no reason to copy"
+    await cluster.nodes.want("v1", "n1")
+    await cluster.later(20)
+    volume = await cluster.volume()
+    assert (volume.status.phase, volume.status.mapping.generation) == ("Ready", 2)
+
+
 async def test_a_volume_is_taken_from_a_failed_node_by_a_higher_epoch(cluster: Cluster) -> None:
     await attached(cluster)
     await cluster.set_kubelet("n1", ready=False)

@@ -48,6 +48,8 @@ class Outlook:
     """Legs that ``kept`` lacks of the copies asked for; negative: there are too many."""
     grace_ends: float | None
     """When the next absent leg is given up."""
+    deferred: frozenset[str] = frozenset()
+    """Of ``absent``: ids of legs that are given up only once the volume is attached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,17 @@ class Change:
 def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
     """Sort the legs."""
     kept, lost, absent, leaving = [], [], [], []
-    ends = []
+    ends: list[float] = []
+    deferred = set()
     grace = volume.spec.on_failure.grace_period_seconds
     for leg in v.legs(volume):
         loss = v.loss(world, volume, leg)
-        if leg.state == "Failed" or (loss and now >= loss.since + grace):
+        # Nothing could be copied before the volume is attached, and a node that boots again brings a good copy back.
+        if loss and loss.node_failed and leg.state == "InSync" and not volume.status.attachment.node:
+            kept.append(leg)
+            absent.append((leg, loss))
+            deferred.add(leg.id)
+        elif leg.state == "Failed" or (loss and now >= loss.since + grace):
             lost.append((leg, loss or v.Loss(math.inf, f"leg {leg.id} has failed")))
         elif loss:
             kept.append(leg)
@@ -88,6 +96,7 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
         dead_spares=tuple(dead),
         missing=volume.spec.layout.copies - len(kept),
         grace_ends=min(ends, default=None),
+        deferred=frozenset(deferred),
     )
 
 

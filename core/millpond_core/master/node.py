@@ -23,7 +23,7 @@ from millpond_core.model import StorageNode, VirtualVolume
 from millpond_core.model.storagenode import StorageNodeStatus
 from millpond_core.model.virtualvolume import Leg
 
-CONDITIONS = frozenset({"NodeFailed", "StateManagerDown"})
+CONDITIONS = frozenset({"Ready", "NodeFailed", "StateManagerDown"})
 
 
 class Heartbeat(NamedTuple):
@@ -95,7 +95,10 @@ def decide(world: World, node: StorageNode, now: float) -> Decision:
 
 
 def _status(node: StorageNode, health: Health, now: float) -> dict[str, Any]:
+    reported = bool(node.status.boot_id)
+    ready = health.state == "Ready" and reported
     says = [
+        Says("Ready", ready, health.state if reported else "NotReported", health.message),
         Says("NodeFailed", health.state == "Failed", health.state, health.message),
         Says("StateManagerDown", health.state == "StateManagerDown", health.state, health.message),
     ]

@@ -85,7 +85,9 @@ def _degraded(world: World, volume: VirtualVolume, phase: VolumePhase, now: floa
     said = []
     for leg in v.legs(volume):
         loss = absent.get(leg.id)
-        if loss and leg in look.kept:
+        if loss and leg.id in look.deferred:
+            said.append(f"leg {leg.id} lost{loss.when()}: {loss.why}; replaced if it is not back when attached")
+        elif loss and leg in look.kept:
             until = f"until {clock(loss.since + grace)}" if math.isfinite(loss.since) else f"for {span(grace)}"
             said.append(f"leg {leg.id} lost{loss.when()}: {loss.why}; waits for it {until}, then takes a spare")
         elif loss:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 NAMESPACE = "millpond-admission"
 NODES = ("n1", "n2")
 DOORBELL = "millpond.io/quiesce"
-RINGING = f"{{apiVersion: {API_VERSION}, kind: StorageNode, metadata: {{name: n, annotations: {{{DOORBELL}: q}}}}}}"
+RINGING = f"{{apiVersion: {API_VERSION}, kind: StorageNode, metadata: {{name: probe, annotations: {{{DOORBELL}: q}}}}}}"
 
 
 class Accounts(NamedTuple):
@@ -57,9 +57,13 @@ def policies(kubectl: Callable[..., str]) -> Iterator[None]:
     kubectl("delete", "pods", "--all", "--force", "-n", NAMESPACE)
     kubectl("delete", "nodes", *NODES)
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:  # until the API server has forgotten the policies too
-        with suppress(RuntimeError):
+    while True:  # until the API server has forgotten the policies too
+        try:
             kubectl("create", "-f", "-", "--dry-run=server", stdin=RINGING)
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+        else:
             return
         time.sleep(0.1)
 

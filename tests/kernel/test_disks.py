@@ -189,16 +189,17 @@ async def test_a_pulled_disk_under_an_export_is_held_and_its_stack_can_be_taken_
         events: list[str] = []
         stop = block.watch(lambda action, name: events.append(name))
         with pulled():
+            await until(_is_gone, "the disk vanishes", seconds=5)
             begun = time.monotonic()
             argv = ("dd", "if=/dev/zero", f"of=/dev/mapper/{gate}", "bs=4k", "count=1", "oflag=direct")
             writer = asyncio.create_task(run(*argv, seconds=30))
 
             async def holds() -> bool:
+                assert not writer.done(), f"the gate let an error pass: {writer}"
                 return (await dm.gate_status(gate)).queued > 0
 
             await until(holds, "the gate holds the write", seconds=10)
             print(f"a pulled disk is held by the gate after {time.monotonic() - begun:.2f} s")
-            assert made.major_minor.partition(":")[2], "the gate's own number"
             number_of_gate = (await dm.get(gate)).major_minor.partition(":")[2]
             assert f"dm-{number_of_gate}" in events, "the gate's lost path made no uevent"
             assert not writer.done()

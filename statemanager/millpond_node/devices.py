@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from millpond_core.errors import Invalid, MillpondError
+from millpond_core.errors import Conflict, DeadlineExceeded, Invalid, MillpondError, Unavailable
 from millpond_core.instants import stamp
 from millpond_core.model import ObjectMeta, StorageDevice
 from millpond_core.model.storagedevice import (
@@ -28,6 +28,7 @@ from millpond_node.host import Config, Ports
 from millpond_node.writer import Writer
 
 log = logging.getLogger(__name__)
+_MUTE_TIMES = 2
 
 
 class Devices:
@@ -46,6 +47,10 @@ class Devices:
         self._disks: dict[tuple[str, int], DiskSeen] = {}
         self._observed: dict[str, DeviceObservation] = {}
         self._checked: dict[str, float] = {}
+        self._mute: dict[str, int] = {}
+        """How often in a row a disk did not answer."""
+        self._unclear = False
+        """A disk was too slow to tell what it is: none is taken for gone."""
         self._lock = asyncio.Lock()
 
     # --- the disks ---
@@ -60,24 +65,30 @@ class Devices:
             for device in self._unknown():
                 await self._one(device, known=False)
             self.free = claim.unclaimed(list(self._disks.values()), self.objects.values())
-            self.ready = True
+            self.ready = self.ready or not self._unclear
         changed = {name for name in before.keys() | self.seen.keys() if before.get(name) != self.seen.get(name)}
         if changed:
             self._changed(changed)
 
-    def forget(self, kernel_name: str) -> None:
-        """The kernel says that something happened to a disk: look at it anew."""
-        for key in [key for key in self._disks if key[0] == kernel_name]:
+    def changed(self, kernel_name: str) -> None:
+        """The kernel says that something happened to a disk: look at it anew, unless it is ours.
+
+        Each write of a label makes such an event, and what lies on a claimed disk changes through us alone.
+        """
+        for key in [key for key, seen in self._disks.items() if key[0] == kernel_name and seen.label is None]:
             del self._disks[key]
 
     async def _look(self) -> None:
+        self._unclear = False
         disks = await self._ports.block.disks()
         now = self._ports.clock.boottime()
         known, self._disks = self._disks, {}
         for name, disk in disks.items():
             seen = known.get((name, disk.diskseq))
             if seen is None or (seen.disk.holders != disk.holders and seen.label is None):
-                seen = await self._examine(disk)
+                seen = await self._patiently(disk)
+                if seen is None:
+                    continue
                 self._checked[name] = now
             else:
                 seen = msgspec.structs.replace(seen, disk=disk)
@@ -90,11 +101,32 @@ class Devices:
         ]
         answers = await asyncio.gather(*(self._alive(self._disks[key].disk.path) for key in due))
         for key, alive in zip(due, answers, strict=True):
-            self._checked[key[0]] = now
-            if alive and not self._disks[key].alive:
-                self._disks[key] = await self._examine(self._disks[key].disk)
+            name, seen = key[0], self._disks[key]
+            self._checked[name] = now
+            if alive and not seen.alive:
+                self._disks[key] = await self._patiently(seen.disk) or seen
+            elif alive:
+                self._mute.pop(name, None)
             else:
-                self._disks[key] = msgspec.structs.replace(self._disks[key], alive=alive)
+                # Once is a node that is short of breath, and giving up a disk costs a rebuild.
+                self._mute[name] = self._mute.get(name, 0) + 1
+                self._checked[name] = now - self._config.alive_seconds
+                if self._mute[name] >= _MUTE_TIMES:
+                    self._disks[key] = msgspec.structs.replace(seen, alive=False)
+
+    async def _patiently(self, disk: BlockDisk) -> DiskSeen | None:
+        """What lies on a disk; None: it is slow to answer, and it is too early to say anything of it."""
+        try:
+            seen = await self._examine(disk)
+        except DeadlineExceeded as error:
+            self._mute[disk.name] = self._mute.get(disk.name, 0) + 1
+            log.warning("disk %s: %s", disk.path, error)
+            if self._mute[disk.name] >= _MUTE_TIMES:
+                return DiskSeen(disk=disk, alive=False)
+            self._unclear = True
+            return None
+        self._mute.pop(disk.name, None)
+        return seen
 
     async def _alive(self, path: str) -> bool:
         try:
@@ -106,6 +138,8 @@ class Devices:
         """Label and signatures of a disk."""
         try:
             found = await self._ports.labels.read(disk.path)
+        except DeadlineExceeded:
+            raise
         except Invalid as error:
             return DiskSeen(disk=disk, damaged=str(error))
         except MillpondError as error:
@@ -146,13 +180,19 @@ class Devices:
         name = device.metadata.name
         device = self._latest(device)
         decided = self._decide(device)
+        if decided.seen is None and self._unclear:
+            return
         try:
             while decided.action != "None":
                 decided = await self._act(device, decided)
+        except (DeadlineExceeded, Unavailable, Conflict) as error:
+            # Nobody knows what became of it: look again, and meanwhile it is what it was.
+            log.warning("device %s: %s; looked at again", name, error, extra={"device": name})
+            if decided.seen is not None:
+                self._disks.pop((decided.seen.disk.name, decided.seen.disk.diskseq), None)
+            return
         except MillpondError as error:
             log.warning("device %s: %s", name, error, extra={"device": name})
-            if decided.seen is not None:
-                self.forget(decided.seen.disk.name)
             state: PresenceState = "Failed" if device.status.observation.device_uuid else "Refused"
             decided = Claim(state=state, seen=decided.seen, message=str(error))
         self._note(device, decided)

@@ -252,7 +252,7 @@ class StateManager:
 
     def _uevent(self, action: str, name: str) -> None:
         if action != "remove":
-            self.devices.forget(name)
+            self.devices.changed(name)
         self.scan.ask("all")
 
     async def _scan(self, key: str) -> float | None:

@@ -88,7 +88,7 @@ class Machine(ByHand):
         return self.boot
 
     async def until(self, what: Callable[[], object], *, seconds: int = 60, why: str = "") -> None:
-        deadline = time.monotonic() + min(seconds, 90)
+        deadline = time.monotonic() + max(seconds, 90)
         while not what():
             if time.monotonic() > deadline:
                 raise AssertionError(why or await self.tell())

@@ -195,8 +195,8 @@ def by_name(space: Space, need: Need) -> str:
 
 
 SORT_KEYS: tuple[Callable[[Space, Need], int | str], ...] = (
-    doubted_node_last,
     preferred_node_first,
+    doubted_node_last,
     most_free_first,
     fewest_legs_first,
     by_name,

@@ -235,7 +235,7 @@ async def simulation(plane: ControlPlane, kube: ApiKube, master: Master, tmp_pat
 
 
 @pytest.mark.timeout(240)
-async def test_the_main_job(simulation: Simulation) -> None:
+async def test_the_main_job(simulation: Simulation, kubectl: Callable[..., str]) -> None:
     volume = await simulation.kube.get(VirtualVolume, "v1")
     originals = sorted(volume.status.mapping.legs, key=lambda leg: leg.node == "n1")
     for number, leg in enumerate(originals):
@@ -243,6 +243,7 @@ async def test_the_main_job(simulation: Simulation) -> None:
         simulation.pull(leg)
         degraded = await simulation.until(lambda v: v.status.phase == "Degraded", seconds=20)
         print(degraded.status.message)
+        print(kubectl("get", "sdev,vvol,qui,snode"))
         volume = await simulation.replaced(number + 2)
     live = {leg.id for leg in volume.status.mapping.legs if not leg.releasing}
     assert live == {"c", "d"}, "none of the original legs is left"
@@ -250,6 +251,9 @@ async def test_the_main_job(simulation: Simulation) -> None:
     assert {q.status.phase for q in quiescences} == {"Released"}
     for q in quiescences:
         print(q.metadata.name, q.spec.reason, q.status.acks, [(e.phase, e.at[17:23]) for e in q.status.timeline])
+    print(kubectl("get", "sdev,vvol,qui,snode"))
+    kubectl("wait", "--for=condition=Ready", "--timeout=10s", "vvol/v1", "snode/n1", "sdev/n3-nvme1")
+    kubectl("wait", "--for=condition=Complete", "--timeout=10s", "qui", "--all")
     print(f"acknowledged {len(simulation.acknowledged)}, longest gap {simulation.longest_gap:.1f} s")
     await simulation.verify()
 

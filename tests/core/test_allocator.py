@@ -153,7 +153,7 @@ def space(name: str, node: str, free: int = 100, **fields: object) -> Space:
         pytest.param([space("b", "n1"), space("a", "n2")], Need(units=10), "a", id="then-by-name"),
         pytest.param(
             [space("a", "n1", 90), space("b", "n2", 50)],
-            Need(units=10, preferred="n1", doubted=frozenset({"n1"})),
+            Need(units=10, doubted=frozenset({"n1"})),
             "b",
             id="where-nothing-was-just-lost",
         ),

@@ -136,8 +136,8 @@ def _quiesced(world: World, q: Quiescence, now: float) -> Decision:
             f"{change.why}: generation {volume.status.mapping.generation + 1} committed",
             (Notice("GenerationCommitted", f"generation {volume.status.mapping.generation + 1}: {change.why}"),),
         )
-    done = [f"{change.volume} {change.before} → {change.after}" for change in generations if change.after]
-    said = f"generation {', '.join(done)} committed" if done else "nothing was left to change"
+    told = _told(generations)
+    said = f"{told} committed" if told else "nothing was left to change"
     return _enter(world, q, "committed", said, now, generations=generations)
 
 
@@ -155,7 +155,8 @@ def _reconfigured(world: World, q: Quiescence, now: float) -> Decision:
     behind = [change.volume for change in generations if not _in_force(world, q, change)]
     fields = {"generations": generations, "longest_hold_ms": _held_ms(world, q)}
     if not behind:
-        return _enter(world, q, "in force", "the new generations are in force, long operations go on", now, **fields)
+        said = f"{_told(generations) or 'no generation'} in force, long operations go on"
+        return _enter(world, q, "in force", said, now, **fields)
     if now >= _deadline(q):
         said = f"{', '.join(behind)}: its attach node takes the new generation up later, long operations go on"
         return _enter(world, q, "time is up", said, now, **fields)
@@ -251,6 +252,13 @@ def _generations(world: World, q: Quiescence) -> list[GenerationChange]:
         risen = not change.after and at > change.before
         told.append(msgspec.structs.replace(change, after=at) if risen else change)
     return told
+
+
+def _told(generations: Iterable[GenerationChange]) -> str:
+    """For a sentence; empty: nothing has changed."""
+    done = [f"{change.volume} {change.before} → {change.after}" for change in generations if change.after]
+    more = f" and {len(done) - 5} more" if len(done) > 5 else ""
+    return f"generation {', '.join(done[:5])}{more}" if done else ""
 
 
 def _in_force(world: World, q: Quiescence, change: GenerationChange) -> bool:

@@ -191,6 +191,19 @@ FAILED_NODE = Health("Failed", NOW - 100, "silent", heard=NOW - 200)
             Wait(),
             id="the-last-copy-is-never-given-up",
         ),
+        pytest.param(
+            world(
+                mapped(
+                    mapping=legs(leg("a", "n1", "Rebuilding"), leg("b", "n2")),
+                    spares=[SPARE],
+                    nodes=[report("n1", "a", front="Active"), report("n2"), report("n3", "c")],
+                ),
+                lost("n2", since=NOW - 999),
+            ),
+            NOW,
+            Wait(),
+            id="not-even-for-a-spare-that-is-ready",
+        ),
     ],
 )
 def test_what_is_waited_for(there: World, now: float, wait: Wait) -> None:

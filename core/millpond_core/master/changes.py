@@ -105,8 +105,6 @@ def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
     if volume.status.mapping.generation == 0 or volume.metadata.deletion_timestamp:
         return None
     sources = v.in_reach(world, volume)
-    if not sources:
-        return None  # nothing could be copied from; the legs stay as they are, one may come back
     look = outlook(world, volume, now)
     room = MAX_LEGS - len(volume.status.mapping.legs)
     adopt = [spare for spare in look.spares if v.served(world, volume, spare)][: max(min(look.missing, room), 0)]
@@ -119,7 +117,7 @@ def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
         retire += look.leaving
         retire += _surplus(look, good, volume.spec.layout.copies)
     if not any(leg not in retire for leg in sources):
-        return None
+        return None  # nothing could be copied from: the legs stay as they are, one may come back
     absent = {leg.id for leg, _ in look.absent}
     rejoin = [leg for leg in look.kept if leg.state == "Stale" and leg.id not in absent and v.back(world, volume, leg)]
     if not (retire or adopt or rejoin):

@@ -13,15 +13,18 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from scripted import Nodes
 
+from lab import components
 from lab.controlplane import ControlPlane
-from millpond_adapters.kube import ApiKube
+from millpond_adapters.kube import ApiKube, load
 from millpond_core.model import Quiescence, StorageDevice, VirtualVolume
 
 ROOT = Path(__file__).parents[2]
 SOURCES = os.pathsep.join(str(ROOT / part) for part in ("core", "adapters", "operator"))
 GRACE = 3
+NAMESPACE = "millpond-operator-test"
 MIB = 1024 * 1024
 
 
@@ -32,12 +35,14 @@ class RealClock:
         return time.time()
 
 
-def start(plane: ControlPlane, log: Path) -> subprocess.Popen[bytes]:
+def start(
+    plane: ControlPlane, log: Path, *, kubeconfig: Path | None = None, namespace: str = "default"
+) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "PYTHONPATH": SOURCES,
-        "KUBECONFIG": str(plane.kubeconfig),
-        "POD_NAMESPACE": "default",
+        "KUBECONFIG": str(kubeconfig or plane.kubeconfig),
+        "POD_NAMESPACE": namespace,
         "HEALTH_PORT": "0",
     }
     with log.open("ab") as out:
@@ -149,3 +154,50 @@ def test_it_ends_soon_when_it_is_told_to(operator: subprocess.Popen[bytes]) -> N
     began = time.monotonic()
     assert stop(operator) == 0
     assert time.monotonic() - began < 8
+
+
+@pytest.fixture
+def account(plane: ControlPlane, kubectl: Callable[..., str], tmp_path: Path) -> Iterator[Path]:
+    """A kubeconfig of the operator's account, with the chart's rights and no others."""
+    argv = [str(components.ensure("helm")), "template", "millpond", str(ROOT / "charts/millpond"), "-n", NAMESPACE]
+    rendered = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+    kinds = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
+    rights = yaml.safe_dump_all(each for each in yaml.safe_load_all(rendered) if each and each["kind"] in kinds)
+    kubectl("create", "namespace", NAMESPACE)
+    kubectl("apply", "-f", "-", stdin=rights)
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    bearer = kubectl("create", "token", "millpond-operator", "-n", NAMESPACE, "--duration=1h").strip()
+    config["users"][0]["user"] = {"token": bearer}
+    written = tmp_path / "operator.kubeconfig"
+    written.write_text(yaml.safe_dump(config))
+    yield written
+    kubectl("delete", "--wait=false", "-f", "-", stdin=rights)
+    kubectl("delete", "--wait=false", "namespace", NAMESPACE)
+
+
+async def test_the_charts_rights_are_enough(
+    plane: ControlPlane, kube: ApiKube, nodes: Nodes, account: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "operator.log"
+    process = start(plane, log, kubeconfig=account, namespace=NAMESPACE)
+    heartbeats = ApiKube(load(str(plane.kubeconfig)), component="millpond-test", namespace=NAMESPACE)
+    try:
+        nodes.kube = await heartbeats.__aenter__()
+        await nodes.add_volume("v1", grace=GRACE, preferred_node="n1")
+        await until(kube, "v1", lambda v: v.status.phase == "Ready")
+        await nodes.want("v1", "n1")
+        volume = await until(kube, "v1", lambda v: any(n.front == "Active" for n in v.status.nodes))
+        nodes.pull(volume.status.mapping.legs[1].extents[0].device)
+        await until(kube, "v1", lambda v: v.status.phase == "Ready" and v.status.mapping.generation == 2)
+        await over(kube, 1)
+        events = await kube.raw("GET", "/api/v1/namespaces/default/events")
+        told = {event["reason"] for event in events["items"] if event["involvedObject"]["name"] == "v1"}
+        assert {"Allocated", "Attaching", "Degraded", "SpareAllocated", "Ready"} <= told
+    finally:
+        nodes.kube = kube
+        stop(process)
+        await heartbeats.__aexit__(None, None, None)
+        print(log.read_text()[-8000:])
+    assert "403" not in log.read_text()
+    lease = await kube.raw("GET", f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/millpond-master")
+    assert not lease["spec"].get("holderIdentity"), "given up, so that a successor need not wait"

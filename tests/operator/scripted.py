@@ -23,7 +23,7 @@ from millpond_core.model.virtualvolume import (
     Placement,
     VirtualVolumeSpec,
 )
-from millpond_core.testing.kube import MemoryKube
+from millpond_core.ports import Kube
 from millpond_core.units import UNIT_BYTES
 
 START = 1_800_000_000.0
@@ -85,8 +85,8 @@ class Node:
 class Nodes:
     """The cluster around the master."""
 
-    def __init__(self, kube: MemoryKube, clock: FakeClock) -> None:
-        self.kube = kube
+    def __init__(self, kube: Kube, clock: FakeClock) -> None:
+        self.kube: Kube = kube
         self.clock = clock
         self.nodes: dict[str, Node] = {}
         self.disks: dict[str, Disk] = {}

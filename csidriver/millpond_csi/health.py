@@ -1,6 +1,6 @@
 """``/healthz`` for the kubelet's liveness probe: whether the driver answers on its own socket.
 
-Being unable to work (no API server) is no reason for a restart, so ``ready: false`` is healthy.
+It asks for GetPluginInfo, not Probe: being unable to work because the API server is away is no reason for a restart.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import grpc.aio
 
 from millpond_csi.stubs import csi
 
-_PROBE = "/csi.v1.Identity/Probe"
-_SECONDS = 5.0
+_CALL = "/csi.v1.Identity/GetPluginInfo"
+_SECONDS = 12.0
 _LONGEST_REQUEST = 4096
 
 
 async def answers(socket: Path) -> bool:
-    """Whether Probe is answered there within 5 s."""
+    """Whether the Identity service answers there within 12 s."""
     async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-        probe = channel.unary_unary(
-            _PROBE,
-            request_serializer=csi.ProbeRequest.SerializeToString,
-            response_deserializer=csi.ProbeResponse.FromString,
+        call = channel.unary_unary(
+            _CALL,
+            request_serializer=csi.GetPluginInfoRequest.SerializeToString,
+            response_deserializer=csi.GetPluginInfoResponse.FromString,
         )
         try:
-            await probe(csi.ProbeRequest(), timeout=_SECONDS)
+            await call(csi.GetPluginInfoRequest(), timeout=_SECONDS)
         except grpc.aio.AioRpcError:
             return False
     return True

@@ -274,7 +274,7 @@ async def healthz(port: int, path: str = "/healthz") -> str:
 
 async def test_liveness_is_whether_the_socket_answers(tmp_path: Path) -> None:
     async def never() -> bool:
-        return False
+        raise AssertionError("liveness must not depend on the API server")
 
     server = Server(tmp_path / "a.sock", [(KINDS["Identity"], Identity(never))])
     async with health("127.0.0.1:0", server.socket) as port:

@@ -14,7 +14,8 @@ from node_cluster import TICK, Cluster
 from millpond_core import names
 from millpond_core.errors import MillpondError
 from millpond_core.master.world import KINDS, Object
-from millpond_core.model import ObjectMeta, Quiescence, VirtualVolume
+from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, VirtualVolume
+from millpond_core.model.quiescence import QuiescenceSpec, Scope
 from millpond_core.model.virtualvolume import (
     Layout,
     OnFailure,
@@ -249,3 +250,79 @@ async def test_the_master_is_killed_again_and_again(whole: Whole, every: int) ->
     whole.checks.clear()
     await whole.pass_time(2)
     whole.verify()
+
+
+async def test_a_persons_quiescence_holds_writes_until_it_is_released(whole: Whole) -> None:
+    await whole.claim()
+    await whole.use()
+    spec = QuiescenceSpec(scope=Scope(nodes=["n1"]), hold_io=True, deadline_seconds=120)
+    await whole.kube.create(Quiescence(metadata=ObjectMeta(name="pause"), spec=spec))
+    await whole.until(lambda: whole.get(Quiescence, "pause").status.phase == "Quiesced")
+    held = whole.write("n1", "v1", 1, 1)
+    await whole.pass_time(5)
+    assert held.state == "waiting"
+    await whole.kube.merge(Quiescence, "pause", {"spec": {"release": True}})
+    await whole.until(lambda: held.state == "acknowledged")
+    await whole.until(lambda: whole.get(Quiescence, "pause").status.phase == "Released")
+    assert whole.get(Quiescence, "pause").status.acks == "1/1"
+
+
+async def test_a_device_is_emptied_while_a_pod_writes(whole: Whole) -> None:
+    await whole.claim()
+    await whole.use()
+    leg = next(leg for leg in whole.vvol("v1").status.mapping.legs if leg.node != "n1")
+    whole.checks.append(whole.scribble)
+    fewest: list[int] = []
+    whole.checks.append(lambda: fewest.append(len(whole.in_sync("v1"))))
+    await whole.kube.merge(StorageDevice, leg.extents[0].device, {"spec": {"desiredState": "Drained"}})
+    await whole.until(lambda: whole.sdev(leg.extents[0].device).status.phase == "Drained", seconds=200)
+    whole.checks.clear()
+    await whole.pass_time(2)
+    assert min(fewest) == 2, "never with one copy less"
+    assert whole_again(whole, 3)
+    whole.verify()
+
+
+async def test_a_copy_is_added_and_taken_away_while_a_pod_writes(whole: Whole) -> None:
+    await whole.claim(copies=1)
+    await whole.use()
+    whole.checks.append(whole.scribble)
+    await whole.kube.merge(VirtualVolume, "v1", {"spec": {"layout": {"copies": 2}}})
+    await whole.until(lambda: whole.vvol("v1").status.copies == "2/2", seconds=200)
+    await whole.pass_time(3)
+    await whole.kube.merge(VirtualVolume, "v1", {"spec": {"layout": {"copies": 1}}})
+    await whole.until(lambda: len(whole.vvol("v1").status.mapping.legs) == 1, seconds=200)
+    whole.checks.clear()
+    await whole.pass_time(2)
+    assert whole.vvol("v1").status.copies == "1/1"
+    whole.verify()
+
+
+async def test_a_node_that_was_taken_for_dead_finds_itself_fenced(whole: Whole) -> None:
+    """n1 runs on, cut off from the API server; its volume moves to n3; nothing n1 does there is acknowledged."""
+    await whole.claim(grace=600)
+    await whole.use()
+    whole.checks.append(whole.scribble)
+    await whole.pass_time(3)
+    whole.checks.clear()
+    whole.note()
+    await whole.kill("n1")
+    await whole.kube.raw("POST", "/api/v1/nodes", {"metadata": {"name": "n1"}, "status": _not_ready()})
+    await whole.until(lambda: whole.snode("n1").status.phase == "Failed", seconds=100)
+    await whole.want("v1", "")
+    await whole.until(lambda: whole.vvol("v1").status.attachment.node == "")
+    await whole.until(lambda: whole.report("v1", "n2").epoch == 2)
+    late = whole.write("n1", "v1", 60, 999)
+    await whole.use("n3")
+    await whole.pass_time(5)
+    assert late.state != "acknowledged"
+    assert whole.states("v1")["a"] == "Rebuilding"
+    assert whole.read("n3", "v1", 60) != 999
+    for block, value in whole.acknowledged.items():
+        read = whole.read("n3", "v1", block)
+        assert read is not None
+        assert read >= value
+
+
+def _not_ready() -> dict[str, Any]:
+    return {"conditions": [{"type": "Ready", "status": "Unknown"}]}

@@ -13,9 +13,12 @@ from millpond_core.master.world import World
 class Health:
     """What the kubelet and Prometheus ask for. ``alive`` says what is wrong; empty: nothing."""
 
-    def __init__(self, port: int, *, alive: Callable[[], str], metrics: Callable[[], str]) -> None:
+    def __init__(
+        self, port: int, *, alive: Callable[[], str], metrics: Callable[[], str], host: str | None = None
+    ) -> None:
         self.port = port
-        """Where it is served; given 0, any that is free."""
+        """Where it is served; given 0, any that is free on ``host`` (without one: all addresses, a port each)."""
+        self._host = host
         self._alive = alive
         self._metrics = metrics
         self._runner: web.AppRunner | None = None
@@ -31,7 +34,7 @@ class Health:
         )
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, port=self.port).start()
+        await web.TCPSite(self._runner, self._host, self.port).start()
         self.port = int(self._runner.addresses[0][1])
         return self
 

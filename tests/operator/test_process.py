@@ -164,7 +164,7 @@ async def test_what_is_served(cluster: Cluster) -> None:
     assert "millpond_master_leading 1" in shown
     assert 'millpond_objects{kind="VirtualVolume",phase="Ready"} 1' in shown
     assert 'millpond_device_free_bytes{device="n3-d1",pool="default"} 1073741824' in shown
-    health = Health(0, alive=lambda: wrong[0], metrics=lambda: shown)
+    health = Health(0, alive=lambda: wrong[0], metrics=lambda: shown, host="127.0.0.1")
     async with health, aiohttp.ClientSession() as session:
         base = f"http://127.0.0.1:{health.port}"
         async with session.get(f"{base}/metrics") as answer:

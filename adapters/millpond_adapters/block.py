@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from millpond_adapters import sysfs
+from millpond_adapters import rawio, sysfs
 from millpond_adapters.label import NOTICE
 from millpond_adapters.run import run
 from millpond_core import names
@@ -91,12 +91,10 @@ class BlockDevices:
         await run("sync", path, seconds=30)  # fsync(2) on a block device ends with a flush of its cache
 
     async def alive(self, path: str) -> bool:
-        argv = ("dd", f"if={path}", "of=/dev/null", "bs=4096", "count=1", "iflag=direct", "status=none")
         try:
-            await run(*argv, seconds=ALIVE_SECONDS)
+            return len(await rawio.read(path, 0, 4096, seconds=ALIVE_SECONDS)) == 4096
         except MillpondError:
             return False
-        return True
 
     def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
         return Watch(self._sys / "block", changed).stop

@@ -15,6 +15,7 @@ import itertools
 from pathlib import Path
 
 from millpond_adapters import sysfs
+from millpond_adapters.dm_reader import Reader
 from millpond_adapters.run import run
 from millpond_core import layout, names
 from millpond_core.errors import Busy, CommandFailed, Conflict, Invalid, MillpondError, NotFound
@@ -32,10 +33,20 @@ class DeviceMapper:
     def __init__(self, system: Path = Path("/sys"), device_nodes: Path = Path("/dev")) -> None:
         self._sys = system
         self._mapper = device_nodes / "mapper"
+        self._reader = Reader(self._mapper / "control", names.DM_PREFIX)
 
     async def list(self) -> dict[str, DmDevice]:
-        info, table = await asyncio.gather(self._dmsetup(*_INFO), self._dmsetup("table"))
-        return parse_devices(info, table)
+        return {
+            name: DmDevice(
+                name=name,
+                uuid=seen.uuid,
+                major_minor=seen.major_minor,
+                table=seen.lines,
+                suspended=seen.suspended,
+                open_count=seen.open_count,
+            )
+            for name, seen in (await self._reader.tables()).items()
+        }
 
     async def get(self, name: str) -> DmDevice:
         """One device. NotFound when there is none of that name."""
@@ -92,16 +103,16 @@ class DeviceMapper:
         table, status = await asyncio.gather(
             self._dmsetup("table", _ours(name)), self._dmsetup("status", name, "--noflush")
         )
-        return self._gate(name, table, status)
+        return self._gate(name, table, status, self._number(name))
 
     async def gates(self) -> dict[str, GateStatus]:
         """All gates by name, in one go."""
-        table, status = await asyncio.gather(
-            self._dmsetup("table", "--target", "multipath"),
-            self._dmsetup("status", "--target", "multipath", "--noflush"),
-        )
-        tables, states = lines_by_name(table), lines_by_name(status)
-        return {name: self._gate(name, "\n".join(tables[name]), states[name][0]) for name in tables if name in states}
+        tables, states = await self._reader.tables(), await self._reader.states()
+        return {
+            name: self._gate(name, seen.lines, states[name].lines, seen.major_minor)
+            for name, seen in tables.items()
+            if name in states and " multipath " in seen.lines
+        }
 
     async def gate_hold(self, name: str) -> None:
         await self._message(name, "queue_if_no_path")
@@ -134,11 +145,11 @@ class DeviceMapper:
             if device is not None:
                 raise Busy(f"{name} cannot be removed: opened {device.open_count} times; close it first") from error
 
-    def _gate(self, name: str, table: str, status: str) -> GateStatus:
+    def _gate(self, name: str, table: str, status: str, major_minor: str) -> GateStatus:
         path_up = parse_path_up(name, status)
         queued = 0
         if not path_up:
-            counts = sysfs.peek(self._sys / "dev/block" / self._number(name) / "inflight").split()
+            counts = sysfs.peek(self._sys / "dev/block" / major_minor / "inflight").split()
             queued = sum(int(count) for count in counts)
         return GateStatus(holding=layout.gate_holds(table), path_up=path_up, queued=queued)
 

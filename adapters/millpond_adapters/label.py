@@ -19,9 +19,8 @@ import struct
 
 import msgspec
 
-from millpond_adapters import sysfs
-from millpond_adapters.run import run
-from millpond_core.errors import CommandFailed, Conflict, Invalid, IOFailed
+from millpond_adapters import rawio
+from millpond_core.errors import Conflict, Invalid, IOFailed
 from millpond_core.observed import Label
 from millpond_core.units import KIB, LABEL_BYTES, MIB
 
@@ -35,6 +34,9 @@ SLOTS = (MIB, MIB + SLOT_BYTES)
 _BLOCK = 4 * KIB
 # magic, version, length of the payload, sequence, SHA-256 of these and the payload
 _HEADER = struct.Struct("<16sIIQ32s")
+_FIRST = 64 * KIB
+"""What is read of a slot before its header is known: a label with a few hundred legs."""
+
 _SECONDS = 10.0
 
 
@@ -70,29 +72,29 @@ class LabelArea:
         await self._put(path, 0, bytes(LABEL_BYTES))
 
     async def _slots(self, path: str) -> tuple[bytes, ...]:
-        argv = (
-            "dd",
-            f"if={path}",
-            "bs=512k",
-            f"skip={SLOTS[0] // (512 * KIB)}",
-            f"count={2 * SLOT_BYTES // (512 * KIB)}",
-        )
+        """Both slots, each as far as its header says that it goes."""
+        return tuple([await self._slot(path, start) for start in SLOTS])
+
+    async def _slot(self, path: str, start: int) -> bytes:
+        head = await self._get(path, start, _FIRST)
+        magic, _, length, _, _ = _HEADER.unpack_from(head)
+        more = min(_BLOCK + length, SLOT_BYTES) - len(head) if magic == MAGIC else 0
+        return head if more <= 0 else head + await self._get(path, start + len(head), -(-more // _BLOCK) * _BLOCK)
+
+    async def _get(self, path: str, start: int, length: int) -> bytes:
         try:
-            area = await run(*argv, "iflag=direct", "status=none", seconds=_SECONDS)
-        except CommandFailed as error:
-            raise IOFailed(f"the label of {path} cannot be read: {_reason(error)}") from error
-        if len(area) != 2 * SLOT_BYTES:
+            area = await rawio.read(path, start, length, seconds=_SECONDS)
+        except IOFailed as error:
+            raise IOFailed(f"the label of {path} cannot be read: {error}") from error
+        if len(area) != length:
             raise Invalid(f"{path} is smaller than the label area of {LABEL_BYTES} bytes")
-        return area[:SLOT_BYTES], area[SLOT_BYTES:]
+        return area
 
     async def _put(self, path: str, start: int, data: bytes) -> None:
-        argv = ("dd", f"of={path}", f"bs={len(data)}", "count=1", f"seek={start}", "oflag=direct,seek_bytes")
         try:
-            await run(
-                *argv, "iflag=fullblock", "conv=notrunc,nocreat,fsync", "status=none", stdin=data, seconds=_SECONDS
-            )
-        except CommandFailed as error:
-            raise IOFailed(f"the label of {path} cannot be written: {_reason(error)}") from error
+            await rawio.write(path, start, data, seconds=_SECONDS)
+        except IOFailed as error:
+            raise IOFailed(f"the label of {path} cannot be written: {error}") from error
 
 
 def encode(label: Label) -> tuple[bytes, bytes]:
@@ -153,7 +155,3 @@ def _sequence(slot: bytes) -> int | None:
 
 def _digest(version: int, sequence: int, content: bytes) -> bytes:
     return hashlib.sha256(struct.pack("<IQQ", version, sequence, len(content)) + content).digest()
-
-
-def _reason(error: CommandFailed) -> str:
-    return str(sysfs.explain(error, "the child")).rpartition(": ")[2]

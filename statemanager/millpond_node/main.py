@@ -13,12 +13,12 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from millpond_adapters import modules, udev
 from millpond_adapters.block import BlockDevices
+from millpond_adapters.clock import SystemClock
 from millpond_adapters.dm import DeviceMapper
 from millpond_adapters.kube import ApiKube, load
 from millpond_adapters.label import LabelArea
@@ -33,16 +33,6 @@ from millpond_node.takeover import Takeover
 
 log = logging.getLogger("millpond.node")
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-
-
-class SystemClock:
-    """See ``ports.Clock``."""
-
-    def now(self) -> float:
-        return time.time()
-
-    def boottime(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Fields(logging.Formatter):

@@ -21,6 +21,7 @@ from rig import leftovers
 
 from lab import qmp
 from millpond_adapters.block import BlockDevices
+from millpond_adapters.clock import SystemClock
 from millpond_adapters.dm import DeviceMapper
 from millpond_adapters.label import LabelArea
 from millpond_adapters.md import MdRaid
@@ -34,7 +35,6 @@ from millpond_core.model.storagedevice import Identity, StorageDeviceSpec
 from millpond_core.model.virtualvolume import Leg, OnFailure
 from millpond_core.testing.kube import MemoryKube
 from millpond_node.host import Config, Ports
-from millpond_node.main import SystemClock
 from millpond_node.manager import StateManager
 
 pytestmark = pytest.mark.timeout(300)

@@ -1,0 +1,36 @@
+"""What the ioctls say of every device is what dmsetup says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rig import Volume, dm
+
+from millpond_adapters.dm import _INFO, parse_devices
+from millpond_adapters.dm_reader import Reader
+from millpond_adapters.run import run
+from millpond_core import layout, names
+
+
+async def test_the_reader_and_dmsetup_agree(volume: Volume) -> None:
+    await volume.legs("ab")
+    await dm.suspend(names.path(volume.uuid, "b"))
+    reader = Reader(Path("/dev/mapper/control"), names.DM_PREFIX)
+    told = parse_devices((await run("dmsetup", *_INFO)).decode(), (await run("dmsetup", "table")).decode())
+    assert told.keys() == (await reader.tables()).keys()
+    for name, seen in (await reader.tables()).items():
+        device = told[name]
+        assert (seen.uuid, seen.major_minor, seen.open_count, seen.suspended) == (
+            device.uuid,
+            device.major_minor,
+            device.open_count,
+            device.suspended,
+        )
+        assert layout.same_table(seen.lines, device.table)
+    status = (await run("dmsetup", "status", "--target", "multipath", "--noflush")).decode()
+    for line in status.splitlines():
+        name, _, rest = line.partition(": ")
+        assert (await reader.states())[name].lines.split() == rest.split()
+    gates = await dm.gates()
+    assert gates == {name: await dm.gate_status(name) for name in gates}
+    await dm.resume(names.path(volume.uuid, "b"))

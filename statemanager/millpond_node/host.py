@@ -36,7 +36,9 @@ class Config(NamedTuple):
     version: str = ""
     features: tuple[tuple[str, str], ...] = ()
     poll_seconds: float = 1.0
-    """How often the kernel is looked at without a cause."""
+    """How often device-mapper, md and NVMe are looked at without a cause."""
+    scan_seconds: float = 5.0
+    """How often disks are looked at without an event."""
     alive_seconds: float = 5.0
     """How often each device is read from."""
     heartbeat_seconds: float = 10.0

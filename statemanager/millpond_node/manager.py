@@ -63,6 +63,7 @@ class StateManager:
         self._tasks: list[asyncio.Task[None]] = []
         self._end_watch: Callable[[], None] = lambda: None
         self._restarting_until: str | None = None
+        self._scanned = float("-inf")
 
     # --- life ---
 
@@ -266,7 +267,10 @@ class StateManager:
         self.volumes.devices_changed(changed)
 
     async def _poll(self) -> None:
-        self.scan.ask("all")
+        now = self._ports.clock.boottime()
+        if not self.devices.ready or now - self._scanned >= self._config.scan_seconds:
+            self._scanned = now
+            self.scan.ask("all")
         self.still.poll()
         if self.devices.ready:
             await self.volumes.poll()

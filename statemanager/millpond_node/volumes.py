@@ -187,6 +187,8 @@ class Volumes:
                 if known.planned.down - down:
                     continue  # a path was just lost: look what its node says of its devices
                 break
+            if self._bad_news(known):
+                self._report(known, "")
             error = await self._do(known, known.planned)
             if error is not None:
                 # What stands now is what is reported, with what went wrong.
@@ -329,6 +331,14 @@ class Volumes:
             self.work.later(known.name, self._config.progress_seconds)
         known.reported = report
         self._writer.write(VirtualVolume, known.name, {"nodes": [msgspec.to_builtins(report)]})
+
+    def _bad_news(self, known: Volume) -> bool:
+        """Whether a leg here cannot be had any more: those who wait for it are told before it is cleared away."""
+        report = known.planned.report
+        if report is None or known.reported is None:
+            return False
+        offered = {leg.id for leg in report.legs if leg.nqn}
+        return any(leg.nqn and leg.id not in offered for leg in known.reported.legs)
 
     def _timed(self, known: Volume, report: NodeReport, before: NodeReport | None) -> NodeReport:
         """With the points in time and rates that a plan does not know."""

@@ -92,7 +92,7 @@ class Machine(ByHand):
         while not what():
             if time.monotonic() > deadline:
                 raise AssertionError(why or await self.tell())
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
     async def tell(self) -> str:
         lines = [
@@ -130,7 +130,7 @@ class Machine(ByHand):
             kube=self.kube,
         )
         config = Config(
-            node=node, address="127.0.0.1", run_dir=self.folder / node, boot_id=lambda: self.boot, poll_seconds=0.5
+            node=node, address="127.0.0.1", run_dir=self.folder / node, boot_id=lambda: self.boot, poll_seconds=1.0
         )
         self.managers[node] = StateManager(ports, config)
         await self.managers[node].start()
@@ -282,7 +282,7 @@ async def test_the_main_job(tmp_path: Path) -> None:
         pulled = time.monotonic()
         gap = await machine.write(name, 7, 77)
         assert machine.states(name)["b"] == "Stale", "recorded before the write was let go"
-        assert gap < 15
+        assert gap < 45
         await machine.until(lambda: machine.sdev("n2-nvme1").status.observation.state == "Failed")
         print(f"write gap {gap:.1f} s, device Failed seen after {time.monotonic() - pulled:.1f} s at most")
         spare = machine.new_leg("c", "n3", 32)

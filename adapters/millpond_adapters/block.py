@@ -13,15 +13,15 @@ import json
 import os
 import re
 import socket
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from millpond_adapters import rawio, sysfs
 from millpond_adapters.label import NOTICE
+from millpond_adapters.patience import patiently
 from millpond_adapters.run import run
 from millpond_core import names
-from millpond_core.errors import Busy, CommandFailed, IOFailed, MillpondError
+from millpond_core.errors import Busy, CommandFailed, DeadlineExceeded, IOFailed, MillpondError
 from millpond_core.observed import BlockDisk
 from millpond_core.units import SECTOR
 
@@ -44,7 +44,6 @@ class BlockDevices:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._sys, self._proc, self._dev = root / "sys", root / "proc", root / "dev"
-        self._opening: dict[str, threading.Thread] = {}
 
     async def disks(self) -> dict[str, BlockDisk]:
         links = _links(self._dev / "disk")
@@ -143,35 +142,16 @@ class BlockDevices:
     async def _claimed_unseen(self, name: str) -> list[str]:
         """Whether somebody has it whom we cannot see: a mount in another namespace, a tool that formats it.
 
-        Opening can wait for a sick disk, and no small tool opens exclusively without doing more: a thread of its own,
-        one for each disk, for which nobody waits beyond the deadline.
+        Opening can wait for a sick disk, and no small tool opens exclusively without doing more.
         """
-        known = self._opening.get(name)
-        if known is not None and known.is_alive():
-            return ["it does not answer"]
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bool] = loop.create_future()
-
-        def settle(taken: bool) -> None:
-            if not answer.done():
-                answer.set_result(taken)
-
-        def look() -> None:
-            taken = _exclusively_open(self._dev / name)
-            with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
-                loop.call_soon_threadsafe(settle, taken)
-
-        self._opening[name] = threading.Thread(target=look, name=f"open {name}", daemon=True)
-        self._opening[name].start()
         try:
-            taken = await asyncio.wait_for(answer, _OPEN_SECONDS)
-        except TimeoutError:
+            taken = await patiently(f"open {name}", lambda: _exclusively_open(self._dev / name), seconds=_OPEN_SECONDS)
+        except DeadlineExceeded:
             return ["it does not answer"]
         return ["opened exclusively by a process"] if taken else []
 
     async def _bears_our_notice(self, path: str) -> bool:
-        argv = ("dd", f"if={path}", "bs=4096", "count=1", "iflag=direct", "status=none")
-        return (await run(*argv, seconds=ALIVE_SECONDS)).startswith(NOTICE)
+        return (await rawio.read(path, 0, 4096, seconds=ALIVE_SECONDS)).startswith(NOTICE)
 
     def _held_by_us(self, name: str) -> Iterable[bool]:
         """Our own dm devices hold the disk exclusively: that is no reason to call it busy."""

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 if not os.environ.get("MILLPOND_GUEST"):
     collect_ignore_glob = ["test_*"]
 else:
-    from rig import RAM_DISKS, RAM_MIB, Volume, leftovers
+    from rig import RAM_DISKS, RAM_MIB, Volume, present
 
     @pytest.fixture(scope="session", autouse=True)
     def kernel() -> Iterator[None]:
@@ -41,12 +41,11 @@ else:
 
     @pytest.fixture
     async def volume(request: pytest.FixtureRequest) -> AsyncIterator[Volume]:
-        assert not await leftovers(), "an earlier test left devices behind"
+        assert not present(), "an earlier test left devices behind"
         volume = Volume()
         try:
             yield volume
             await volume.compare()
         finally:
             await volume.close()
-            left = await leftovers()
-            assert not left, f"left behind: {left}"
+            assert not present(), f"left behind: {present()}"

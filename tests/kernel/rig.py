@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import mmap
 import os
 import time
 import uuid
@@ -20,7 +21,7 @@ from millpond_core import layout, names
 from millpond_core.errors import MillpondError
 from millpond_core.model.virtualvolume import Extent
 from millpond_core.observed import Array
-from millpond_core.units import MIB, UNIT_BYTES
+from millpond_core.units import BITMAP_BYTES, MIB, UNIT_BYTES
 
 RAM_DISKS = 4
 LEG_UNITS = 8
@@ -48,6 +49,9 @@ class Volume:
         self.compare_at_end = True
         self._in_sync: tuple[str, ...] = ()
         self._legs: dict[str, str] = {}
+        self._gates: dict[str, str] = {}
+        self._paths: dict[str, str] = {}
+        self._broken: set[str] = set()
         self._writers: set[asyncio.Task[float]] = set()
         self._stop_answering: Callable[[], None] | None = None
         self._answers: set[asyncio.Task[Any]] = set()
@@ -74,22 +78,25 @@ class Volume:
         """Make path and gate of a leg; the path leads ``to`` a device, the leg itself by default."""
         path, gate = names.path(self.uuid, leg), names.gate(self.uuid, leg)
         made = await dm.create(path, names.dm_uuid(path), layout.path_table(to or self._legs[leg], VOLUME_BYTES))
+        self._paths[leg] = made.major_minor
         table = layout.gate_table(made.major_minor, VOLUME_BYTES, holding=holding)
-        await dm.create(gate, names.dm_uuid(gate), table)
+        self._gates[leg] = (await dm.create(gate, names.dm_uuid(gate), table)).major_minor
 
     async def zero(self, leg: str) -> None:
         await run("blkdiscard", "-z", f"/dev/mapper/{names.leg(self.uuid, leg)}", seconds=30)
 
     async def break_leg(self, leg: str) -> None:
         """Every access fails from now on."""
+        self._broken.add(leg)
         await dm.swap(names.leg(self.uuid, leg), f"0 {LEG_UNITS * layout.UNIT_SECTORS} error")
 
     async def heal(self, leg: str) -> None:
         """The leg answers again; its gate does not know yet."""
         await dm.swap(names.leg(self.uuid, leg), self._leg_table(leg))
+        self._broken.discard(leg)
 
     async def reinstate(self, leg: str) -> None:
-        await dm.gate_reinstate(names.gate(self.uuid, leg), await self.path_number(leg))
+        await dm.gate_reinstate(names.gate(self.uuid, leg), self.path_number(leg))
 
     def leg_name(self, leg: str) -> str:
         return names.leg(self.uuid, leg)
@@ -117,11 +124,11 @@ class Volume:
         argv = ("dd", f"of={device}", f"bs={BLOCK}", f"seek={skip}", "oflag=direct", "iflag=fullblock", "conv=notrunc")
         await run(*argv, "status=none", stdin=data, seconds=30)
 
-    async def gate_number(self, leg: str) -> str:
-        return (await dm.get(names.gate(self.uuid, leg))).major_minor
+    def gate_number(self, leg: str) -> str:
+        return self._gates[leg]
 
-    async def path_number(self, leg: str) -> str:
-        return (await dm.get(names.path(self.uuid, leg))).major_minor
+    def path_number(self, leg: str) -> str:
+        return self._paths[leg]
 
     async def swap_path(self, leg: str, to: str) -> None:
         await dm.swap(names.path(self.uuid, leg), layout.path_table(to, VOLUME_BYTES))
@@ -145,7 +152,7 @@ class Volume:
 
     async def assemble(self, ids: str, *, disks: int | None = None, dirty: Sequence[tuple[int, int]] = ()) -> Array:
         """Assemble from ``ids``, all in sync, each in the slot of its letter; answer what needs no record."""
-        members = [(ord(leg) - ord("a"), await self.gate_number(leg), False) for leg in ids]
+        members = [(ord(leg) - ord("a"), self.gate_number(leg), False) for leg in ids]
         array = await md.assemble(
             self.array,
             raid_disks=disks or len(ids),
@@ -163,12 +170,12 @@ class Volume:
         return array
 
     async def add(self, leg: str, *, delta: bool) -> None:
-        number = await self.gate_number(leg)
+        number = self.gate_number(leg)
         await md.add(self.array, ord(leg) - ord("a"), number, delta=delta, write_mostly=False)
 
     async def drop(self, leg: str) -> None:
         """The leg is lost and recorded: fail it, acknowledge it."""
-        number = await self.gate_number(leg)
+        number = self.gate_number(leg)
         await self.gate_fail(leg)
         await md.fail(self.array, number)
         await md.acknowledge_failure(self.array, number)
@@ -188,7 +195,7 @@ class Volume:
 
     async def in_sync(self, leg: str, *, seconds: float = 20) -> None:
         """Wait until md calls the leg in sync and nothing runs any more."""
-        number = await self.gate_number(leg)
+        number = self.gate_number(leg)
 
         async def arrived() -> bool:
             array = await self.look()
@@ -244,8 +251,13 @@ class Volume:
 
     async def data(self, leg: str) -> bytes:
         """What lies on a leg behind its bitmap, read past the page cache."""
-        device = f"/dev/mapper/{self.leg_name(leg)}"
-        return await run("dd", f"if={device}", "bs=1M", "skip=1", "iflag=direct", "status=none", seconds=30)
+        file = os.open(f"/dev/mapper/{self.leg_name(leg)}", os.O_RDONLY | os.O_DIRECT)
+        try:
+            with mmap.mmap(-1, self.component * 512) as buffer:
+                assert os.preadv(file, [buffer], BITMAP_BYTES) == len(buffer)
+                return buffer[:]
+        finally:
+            os.close(file)
 
     async def differing(self, one: str, other: str) -> bool:
         """Whether the data of two legs differ anywhere."""
@@ -269,9 +281,17 @@ class Volume:
     async def close(self, *, keep_legs: bool = False) -> None:
         """Heal and let everything flow, then take it down from the top."""
         self._end_answering()
-        with contextlib.suppress(MillpondError):
+        standing = present()
+        if self.front in standing:
             await dm.resume(self.front)
-        await asyncio.gather(*(self._flow(leg) for leg in self._legs))
+        gates = await dm.gates()
+        for leg in self._legs:
+            with contextlib.suppress(MillpondError):
+                if leg in self._broken:
+                    await self.heal(leg)
+                status = gates.get(names.gate(self.uuid, leg))
+                if leg in self._broken or (status is not None and not status.path_up):
+                    await self.reinstate(leg)
         for writer in list(self._writers):
             writer.cancel()
         array = await md.get(self.array)
@@ -283,16 +303,17 @@ class Volume:
             with contextlib.suppress(MillpondError):
                 await md.acknowledge(self.array)
         await asyncio.gather(*self._writers, return_exceptions=True)
-        await dm.remove(self.front)
+        if self.front in standing:
+            await dm.remove(self.front)
         await md.stop(self.array)
         kinds = (names.gate, names.path) if keep_legs else (names.gate, names.path, names.leg)
-        for kind in kinds:
-            await asyncio.gather(*(dm.remove(kind(self.uuid, leg)) for leg in self._legs))
-
-    async def _flow(self, leg: str) -> None:
-        for action in (self.heal, self.reinstate):
-            with contextlib.suppress(MillpondError):
-                await action(leg)
+        doomed = [kind(self.uuid, leg) for kind in kinds for leg in self._legs]
+        doomed = [name for name in doomed if name in standing]
+        try:
+            await run("dmsetup", "remove", *doomed)
+        except MillpondError:
+            for name in doomed:  # one by one and patiently, with a reason when it does not go
+                await dm.remove(name)
 
     def _leg_table(self, leg: str) -> str:
         disk = f"1:{ord(leg) - ord('a')}"
@@ -302,7 +323,7 @@ class Volume:
     async def _note_in_sync(self) -> None:
         array = await md.get(self.array)
         if array is not None:
-            numbers = {await self.gate_number(leg): leg for leg in self._legs}
+            numbers = {number: leg for leg, number in self._gates.items()}
             members = [m for m in array.members if m.slot is not None and "in_sync" in m.flags]
             self._in_sync = tuple(sorted(numbers[member.major_minor] for member in members))
 
@@ -329,7 +350,14 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, *, seconds:
     return time.monotonic() - begun
 
 
+def present() -> set[str]:
+    """Devices of ours in the kernel, by sysfs alone."""
+    block = Path("/sys/block")
+    arrays = {entry for entry in sysfs.entries(block) if entry.startswith("md_mp")}
+    mapped = {sysfs.peek(block / entry / "dm/name") for entry in sysfs.entries(block) if entry.startswith("dm-")}
+    return arrays | {name for name in mapped if name.startswith(names.DM_PREFIX)}
+
+
 async def leftovers() -> list[str]:
-    """Devices of ours in the kernel."""
-    arrays = [entry for entry in sysfs.entries(Path("/sys/block")) if entry.startswith("md_mp")]
-    return arrays + list(await dm.list())
+    """The same, sorted, for whoever awaits it."""
+    return sorted(present())

@@ -17,7 +17,7 @@ _contract: Md = md
 
 async def test_an_array_is_what_was_asked_for(volume: Volume) -> None:
     await volume.legs("abc")
-    members = [(slot, await volume.gate_number(leg), leg == "c") for slot, leg in enumerate("abc")]
+    members = [(slot, volume.gate_number(leg), leg == "c") for slot, leg in enumerate("abc")]
     array = await md.assemble(
         volume.array, raid_disks=3, component_sectors=volume.component, members=members, dirty_chunks=()
     )
@@ -39,7 +39,7 @@ async def test_an_array_is_what_was_asked_for(volume: Volume) -> None:
 
 async def test_a_leg_that_cannot_be_used_leaves_no_half_array(volume: Volume) -> None:
     await volume.legs("a")
-    number = await volume.gate_number("a")
+    number = volume.gate_number("a")
     with pytest.raises(MillpondError):
         await md.assemble(
             volume.array,
@@ -101,9 +101,9 @@ async def test_a_watch_tells_of_a_lost_leg_and_of_a_rebuild(volume: Volume) -> N
 
     with volume.silence():
         await volume.gate_fail("b")
-        await md.fail(volume.array, await volume.gate_number("b"))
+        await md.fail(volume.array, volume.gate_number("b"))
         await woken("lost")
-        await md.acknowledge_failure(volume.array, await volume.gate_number("b"))
+        await md.acknowledge_failure(volume.array, volume.gate_number("b"))
         await woken("acknowledged")
     assert ("lost", "write-pending", 1) in seen or ("lost", "write-pending", 0) in seen
     await asyncio.sleep(0.3)
@@ -123,7 +123,7 @@ async def test_a_watch_tells_of_a_lost_leg_and_of_a_rebuild(volume: Volume) -> N
 async def test_failing_twice_and_acknowledging_twice_is_once(volume: Volume) -> None:
     await volume.legs("ab")
     await volume.assemble("ab")
-    number = await volume.gate_number("b")
+    number = volume.gate_number("b")
     with pytest.raises(Conflict, match="no failure"):
         await md.acknowledge_failure(volume.array, number)
     for _ in range(2):
@@ -137,7 +137,7 @@ async def test_failing_twice_and_acknowledging_twice_is_once(volume: Volume) -> 
 
 async def test_reads_come_from_the_leg_that_is_not_write_mostly(volume: Volume) -> None:
     await volume.legs("ab")
-    members = [(0, await volume.gate_number("a"), True), (1, await volume.gate_number("b"), False)]
+    members = [(0, volume.gate_number("a"), True), (1, volume.gate_number("b"), False)]
     await md.assemble(volume.array, raid_disks=2, component_sectors=volume.component, members=members)
     before = [_sectors_read(number) for _, number, _ in members]
     await volume.read(0, 40)

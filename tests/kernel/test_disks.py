@@ -150,9 +150,9 @@ async def test_without_events_a_comparison_finds_what_came_and_went(
     seen: list[tuple[str, str]] = []
     stop = block.watch(lambda action, name: seen.append((action, name)))
     await run("dmsetup", "create", "someone", "--table", "0 2048 zero")
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.7)
     await run("dmsetup", "remove", "someone")
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.7)
     stop()
     assert [action for action, name in seen if name.startswith("dm-")] == ["add", "remove"]
     assert disk.name

@@ -32,7 +32,7 @@ async def test_a_device_is_created_once(volume: Volume) -> None:
 
 async def test_a_gate_is_the_same_in_either_mode(volume: Volume) -> None:
     await volume.legs("a")
-    gate, path = names.gate(volume.uuid, "a"), await volume.path_number("a")
+    gate, path = names.gate(volume.uuid, "a"), volume.path_number("a")
     for holding in (True, False):
         await (dm.gate_hold if holding else dm.gate_fail)(gate)
         status = await dm.gate_status(gate)

@@ -22,7 +22,7 @@ async def test_eight_writers_wait_for_the_record_and_then_all_go_on(volume: Volu
     await volume.break_leg("b")
     writers = [volume.start_write(20 + 10 * n, 2) for n in range(8)]
     await volume.held("b")
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.7)
     assert not any(writer.done() for writer in writers), "a write was acknowledged before the record"
     array = await volume.look()
     assert array.degraded == 0
@@ -46,11 +46,11 @@ async def test_an_opened_gate_leaves_writes_waiting_for_the_acknowledgement(volu
 
     await until(faulty, "md calls leg b faulty and blocked")
     later = volume.start_write(200)
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.7)
     assert not later.done(), "a new write went on although the loss is not acknowledged"
     assert (await volume.look()).array_state == "write-pending"
     assert not await md.acknowledge(volume.array), "a write-pending with a faulty leg needs a record"
-    await md.acknowledge_failure(volume.array, await volume.gate_number("b"))
+    await md.acknowledge_failure(volume.array, volume.gate_number("b"))
     await asyncio.wait_for(asyncio.gather(first, later), 10)
 
 
@@ -90,7 +90,7 @@ async def test_a_front_drains_once_the_held_leg_is_recorded(volume: Volume) -> N
     writer = volume.start_write(100, front=True)
     await volume.held("b")
     suspending = asyncio.create_task(dm.suspend(volume.front))
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.7)
     assert not suspending.done(), "the front was suspended over a write that is held"
     await volume.drop("b")
     await asyncio.wait_for(asyncio.gather(suspending, writer), 10)
@@ -133,8 +133,8 @@ async def test_the_last_leg_is_held_and_never_failed(volume: Volume) -> None:
     writer = volume.start_write(100)
     await volume.held("a")
     with pytest.raises((Busy, CommandFailed)):
-        await md.fail(volume.array, await volume.gate_number("a"))
-    await asyncio.sleep(1)
+        await md.fail(volume.array, volume.gate_number("a"))
+    await asyncio.sleep(0.7)
     assert not writer.done()
     await volume.heal("a")
     await volume.reinstate("a")
@@ -146,7 +146,7 @@ async def test_nobody_answers_and_the_first_write_waits(volume: Volume) -> None:
     with volume.silence():
         await volume.assemble("ab")
         writer = volume.start_write(0)
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.7)
         assert not writer.done()
         assert (await volume.look()).array_state == "write-pending"
         with pytest.raises(Busy):

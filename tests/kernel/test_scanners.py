@@ -36,7 +36,7 @@ async def test_no_scanner_waits_in_a_held_gate(volume: Volume) -> None:
     writer = volume.start_write(40)
     await volume.held("b")
     before = (await dm.gates())[names.gate(volume.uuid, "b")].queued
-    number = await volume.gate_number("b")
+    number = volume.gate_number("b")
     await run("udevadm", "trigger", "--action=change", f"/sys/dev/block/{number}")
     await run("udevadm", "settle", "--timeout=5", seconds=10)
     await asyncio.sleep(0.5)

@@ -63,19 +63,22 @@ class Master:
     def put(self, obj: Object) -> None:
         """A version of an object was seen."""
         before = self.world.get(type(obj), obj.metadata.name)
-        if self.world.put(obj):
-            if before is not None:
-                self._touch(before)
-            self._touch(obj)
-            if not isinstance(obj, VirtualVolume) or _extents(obj) != _extents(before):
-                self._feed_starving()
+        if not self.world.put(obj):
+            return
+        self._look(obj)
+        if before is not None and _facts(before) == _facts(obj):
+            return
+        for version in (before, obj) if before is not None else (obj,):
+            self._touch(version)
+        if not isinstance(obj, Quiescence):
+            self._feed_starving()
 
     def remove(self, obj: Object) -> None:
         """An object is gone."""
         if self.world.remove(obj):
             self.agenda.drop(_key(obj))
             self._starving.discard(_key(obj))
-            self._touch(obj, itself=False)
+            self._touch(obj)
             self._feed_starving()
 
     def judge(self, health: dict[str, Health]) -> None:
@@ -85,6 +88,7 @@ class Master:
             node = self.world.nodes.get(name)
             known = before.get(name)
             if node is not None and (known is None or known.verdict() != verdict.verdict()):
+                self._look(node)
                 self._touch(node)
 
     # --- what is done ---
@@ -214,10 +218,8 @@ class Master:
     def _look(self, obj: Object) -> None:
         self.agenda.add(_key(obj), self._clock.boottime())
 
-    def _touch(self, obj: Object, *, itself: bool = True) -> None:
-        """Look at an object and at all whose next step may depend on it."""
-        if itself:
-            self._look(obj)
+    def _touch(self, obj: Object) -> None:
+        """Look at all whose next step may depend on an object."""
         for other in self._dependents(obj):
             self._look(other)
 
@@ -257,11 +259,21 @@ def _key(obj: Object) -> Key:
     return Key(type(obj), obj.metadata.name)
 
 
-def _extents(obj: Object | None) -> int:
-    """How many units a volume takes."""
-    status = obj.status if isinstance(obj, VirtualVolume) else None
-    legs = (*status.mapping.legs, *status.spares) if status else ()
-    return sum(extent.length for leg in legs for extent in leg.extents)
+def _facts(obj: Object) -> object:
+    """What others' next steps depend on. Without this each allocation would have every volume of its devices looked at,
+    because the devices say how much is free.
+    """
+    match obj:
+        case VirtualVolume():
+            status, waited_for = obj.status, [(q.node, q.generation, q.front) for q in obj.status.nodes]
+            return status.mapping, status.spares, status.attachment, waited_for, obj.metadata.deletion_timestamp
+        case StorageDevice():
+            return obj.spec, obj.status.observation, obj.metadata.deletion_timestamp
+        case StorageNode():
+            status_ = obj.status
+            return obj.spec, obj.metadata.labels, status_.boot_id, status_.quiescences, status_.orphaned_legs
+        case Quiescence():
+            return obj.spec, obj.status.phase, obj.status.participants, obj.status.volumes
 
 
 def _target(step: Step) -> Key:

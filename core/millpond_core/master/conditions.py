@@ -67,7 +67,7 @@ def applied(status: Wire, fields: Mapping[str, Any], *, keyed: Mapping[str, froz
 
 def partial(status: type[Wire], fields: Mapping[str, Any]) -> dict[str, Any]:
     """``fields`` (struct's names) in wire form: defaults included, since what is applied is owned; None left out."""
-    encoded = {field.name: field.encode_name for field in msgspec.structs.fields(status)}
+    encoded = dict(zip(status.__struct_fields__, status.__struct_encode_fields__, strict=True))
     return {encoded[name]: wire(value) for name, value in fields.items() if value is not None}
 
 

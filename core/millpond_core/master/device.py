@@ -116,10 +116,9 @@ def _message(world: World, device: StorageDevice, phase: DevicePhase) -> str:
         said.append((seen.message or f"it is {seen.state}") + (f" (since {clock(since)})" if since else ""))
     elif phase == "Pending":
         said.append(seen.message or f"waits for {device.spec.node_name} to find and label it")
-    blocked, moving, replaced = _legs(world, device)
-    total = len(moving) + replaced
     if phase in ("Failed", "Offline", "Draining") or device.metadata.deletion_timestamp:
-        if total:
+        blocked, moving, replaced = _legs(world, device)
+        if total := len(moving) + replaced:
             said.append(f"{replaced}/{total} legs replaced")
         if blocked:
             said.append(

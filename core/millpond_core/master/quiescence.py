@@ -300,11 +300,7 @@ def _said(world: World, q: Quiescence, message: str, now: float, **fields: Any) 
 
 def _fields(q: Quiescence, now: float, **changed: Any) -> dict[str, Any]:
     """All of the master's part: what is applied once must be applied for ever."""
-    fields = {
-        field.name: getattr(q.status, field.name)
-        for field in msgspec.structs.fields(QuiescenceStatus)
-        if field.name != "conditions"
-    }
+    fields = {name: getattr(q.status, name) for name in QuiescenceStatus.__struct_fields__ if name != "conditions"}
     fields |= changed
     fields["observed_generation"] = max(q.metadata.generation, 1)
     over = fields["phase"] in quiesce.OVER

@@ -59,6 +59,7 @@ def arguments(
         "--csi.testnodevolumeattachlimit",
         f"--ginkgo.junit-report={junit}",
         "--ginkgo.no-color",
+        "--ginkgo.v",
         "--ginkgo.silence-skips",
         "--ginkgo.timeout=40m",
     ]

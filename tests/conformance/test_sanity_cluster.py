@@ -21,7 +21,7 @@ KUBELET = "/var/lib/kubelet"
 FOLDER = f"{KUBELET}/csi-sanity"
 NODE_SOCKET = f"unix://{KUBELET}/plugins/csi.millpond.io/csi.sock"
 MIB = 1 << 20
-SECONDS = 1500.0
+SECONDS = 2400.0
 BUILD = Path(__file__).resolve().parents[2] / "build"
 
 pytestmark = [pytest.mark.timeout(3600)]  # the cluster may have to be booted first
@@ -69,23 +69,27 @@ def run_sanity(
             size=size,
             access=access,
         )
-        done = node.run(there, *argv, f"--csi.testvolumeparameters={FOLDER}/parameters", seconds=SECONDS, check=False)
+        BUILD.mkdir(exist_ok=True)
+        log = BUILD / f"csi-sanity-{access}.log"
+        with log.open("wb", buffering=0) as out:  # as it comes: an interrupted run tells how far it was
+            done = node.agent.run(
+                [there, *argv, f"--csi.testvolumeparameters={FOLDER}/parameters"],
+                seconds=SECONDS,
+                check=False,
+                stdout=out.write,
+                stderr=out.write,
+            )
         junit = node.run("cat", f"{FOLDER}/junit.xml", check=False).stdout
-    assert junit, f"csi-sanity wrote no JUnit file; its last words:\n{done.stdout[-4000:]}"
-    BUILD.mkdir(exist_ok=True)
+    assert junit, f"csi-sanity wrote no JUnit file; its output is in {log}"
     (BUILD / f"junit-csi-sanity-{access}.xml").write_text(junit)
     outcome = csi_sanity.read(junit.encode())
-    assert bool(outcome.failed) == (done.returncode != 0), done.stdout[-4000:]
+    assert bool(outcome.failed) == (done.returncode != 0), f"csi-sanity ended with {done.returncode}: see {log}"
     return outcome
 
 
-@pytest.mark.parametrize(
-    ("access", "parameters"), [("mount", {"copies": "2"}), ("block", {"copies": "1", "access": "LegNodes"})]
-)
-def test_csi_sanity_finds_no_fault(
-    session: Session, csi_sanity_program: Path, access: str, parameters: dict[str, str]
-) -> None:
-    outcome = run_sanity(session, csi_sanity_program, access=access, size=32 * MIB, parameters=parameters)
+def test_csi_sanity_finds_no_fault(session: Session, csi_sanity_program: Path) -> None:
+    """Mounted volumes of two copies. Raw block is csi-sanity's on doubles, and the end-to-end tests' on a cluster."""
+    outcome = run_sanity(session, csi_sanity_program, access="mount", size=32 * MIB, parameters={"copies": "2"})
     csi_sanity.check(outcome, csi_sanity.advertised())
     assert len(outcome.passed) >= 40
 

@@ -96,14 +96,18 @@ class Events:
 
     def _seen(self, kind: type[Object]) -> Callable[..., None]:
         def seen(*, event: kopf.RawEvent, **_: Any) -> None:
-            try:
-                obj = msgspec.convert(event["object"], kind)
-            except msgspec.ValidationError:
-                log.exception("an object of kind %s is not what the schema allows", kind.__name__)
-                return
-            self._loop.call_soon_threadsafe(self._sink, event["type"] or "ADDED", obj)
+            self._loop.call_soon_threadsafe(self._take, kind, event["type"] or "ADDED", event["object"])
 
         return seen
+
+    def _take(self, kind: type[Object], event: str, document: Any) -> None:
+        """In the caller's loop: msgspec 0.22 crashes the process when two threads first meet a type at once."""
+        try:
+            obj = msgspec.convert(document, kind)
+        except msgspec.ValidationError:
+            log.exception("an object of kind %s is not what the schema allows", kind.__name__)
+            return
+        self._sink(event, obj)
 
 
 def _settings() -> kopf.OperatorSettings:

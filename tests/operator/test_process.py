@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 
 import aiohttp
 import pytest
@@ -72,8 +73,17 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(election, "RENEW_SECONDS", 0.02)
 
 
-async def later(seconds: float = 0.2) -> None:
-    await asyncio.sleep(seconds)
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for what the candidates' loops bring about; the asserts after it say what else must hold."""
+    async with asyncio.timeout(20.0):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def rounds(kube: MemoryKube, count: int = 3) -> None:
+    """Wait until the candidates have asked the API server ``count`` times more: nothing else may come of it."""
+    asked = len(kube.calls)
+    await until(lambda: len(kube.calls) >= asked + count)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -81,14 +91,13 @@ async def test_one_leads_and_hands_over_when_it_is_told_to_end() -> None:
     clock = FakeClock()
     kube = MemoryKube(clock)
     first = Candidate(kube, clock, "first")
-    await later()
+    await until(lambda: first.begun == 1)
     second = Candidate(kube, clock, "second")
-    await later()
+    await rounds(kube, 6)
     assert (first.begun, second.begun) == (1, 0)
     await first.end()
     assert first.ended == 1
-    await later()
-    assert second.begun == 1, "it need not wait for the Lease to run out"
+    await until(lambda: second.begun == 1)  # it need not wait for the Lease to run out
     await second.end()
 
 
@@ -97,14 +106,13 @@ async def test_a_leader_without_its_lease_stops_before_another_begins() -> None:
     clock = FakeClock()
     kube = MemoryKube(clock)
     first = Candidate(kube, clock, "first")
-    await later()
+    await until(lambda: first.begun == 1)
     with kube.outage():
         clock.pass_(election.DEADLINE_SECONDS + 1)
-        await later()
-        assert (first.ended, first.leader.leading) == (1, False)
+        await until(lambda: first.ended == 1)
+        assert not first.leader.leading
         assert election.DEADLINE_SECONDS < election.DURATION_SECONDS
-    await later()
-    assert first.begun == 2
+    await until(lambda: first.begun == 2)
     await first.end()
 
 
@@ -113,12 +121,12 @@ async def test_a_leader_whose_lease_was_taken_stops() -> None:
     clock = FakeClock()
     kube = MemoryKube(clock)
     first = Candidate(kube, clock, "first")
-    await later()
+    await until(lambda: first.begun == 1)
     lease = f"/apis/coordination.k8s.io/v1/namespaces/millpond-system/leases/{names.MASTER}"
     stolen = {"spec": {"holderIdentity": "thief"}}
     await kube.raw("PATCH", lease, stolen, content_type="application/merge-patch+json")
-    await later()
-    assert (first.ended, first.leader.leading) == (1, False)
+    await until(lambda: first.ended == 1)
+    assert not first.leader.leading
     await first.end()
 
 

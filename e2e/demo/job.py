@@ -30,6 +30,7 @@ REBUILD_SECONDS = 480.0
 WRITE_SECONDS = 120.0
 BEFORE_THE_FAULT = 300
 MIB = 1 << 20
+PATIENT = '{"spec":{"onFailure":{"gracePeriodSeconds":3600}}}'
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ class MainJob:
     def lose_the_other(self, victim: Victim) -> None:
         """Pull the disk under the leg that had been there from the beginning: only the rebuilt copy is left."""
         with self.story.phase("second_disk", f"The second of the original disks is pulled, out of {victim.node}"):
+            self.cluster.kubectl("patch", "vvol", self.volume, "--type=merge", "-p", PATIENT)
+            self.story.say("this time a lost disk is waited for: no spare comes to the help of the rebuilt copy")
             pulled = self.pull(victim)
             self.story.wait("stale", "the loss is recorded", seconds=RECORD_SECONDS, since=pulled, subject=self.volume)
             count = self.workload.goes_on(seconds=WRITE_SECONDS)

@@ -96,8 +96,11 @@ def _left(cluster: Cluster, work: Workload) -> str:
 
 
 @pytest.fixture
-def all_disks(session: Session) -> Iterator[None]:
-    """Begins and ends with every StorageDevice Online: what a test has pulled is put back."""
+def all_disks(session: Session, workload: MakeWorkload) -> Iterator[None]:
+    """Begins and ends with every StorageDevice Online: what a test has pulled is put back.
+
+    Before its volumes are deleted: a leg on a disk that is away cannot be given back.
+    """
     _plug_back(session)
     yield
     _plug_back(session)

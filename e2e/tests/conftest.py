@@ -21,18 +21,23 @@ from demo.workload import Workload
 
 ORDER = ("test_install", "test_bad_input", "test_main_job", "test_volumes", "test_return", "test_kills")
 DELETE_SECONDS = 180.0
+FIRST_SECONDS = 1500
+"""Of a test that says nothing else: whichever is the first has the cluster built and booted."""
 
 _numbers = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """As in ``ORDER``; whatever else is collected comes after, in its own order."""
+    """As in ``ORDER``; whatever else is collected comes after, in its own order. Whichever is first boots the lab."""
 
     def place(item: pytest.Item) -> int:
         name = item.path.stem
         return ORDER.index(name) if name in ORDER else len(ORDER)
 
     items.sort(key=place)
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(FIRST_SECONDS))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -327,7 +327,13 @@ class Devices:
             if seen is None or not seen.present or seen.label is None:
                 raise Invalid(f"device {device} is not here: its label cannot be changed")
             new = change(seen.label)
-            await self._ports.labels.write(seen.path, new)
+            try:
+                await self._ports.labels.write(seen.path, new)
+            except MillpondError:
+                # Whether it is written is unknown, or another one is there: read it before the next change.
+                for key in [k for k, d in self._disks.items() if d.label and d.label.device_uuid == new.device_uuid]:
+                    del self._disks[key]
+                raise
             self.seen[device] = msgspec.structs.replace(seen, label=new)
             for key, disk in self._disks.items():
                 if disk.label is not None and disk.label.device_uuid == new.device_uuid:

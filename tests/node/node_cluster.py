@@ -25,11 +25,13 @@ from millpond_core.model import (
     StorageDevice,
 )
 from millpond_core.model.storagedevice import Identity, StorageDeviceSpec
+from millpond_core.nodeplan.view import Memory
 from millpond_core.testing.kube import MemoryKube
 from millpond_core.testing.world import Disk, Machine, World, Write
 from millpond_core.units import MIB
 from millpond_node.host import Config, Ports
 from millpond_node.manager import StateManager
+from millpond_node.rundir import RunDir
 
 TICK = 0.004
 """Seconds of ours for one second of the world."""
@@ -169,7 +171,8 @@ class Cluster(ByHand):
 
     async def restart(self, node: str) -> None:
         await self.kill(node)
-        await self.start(node)
+        if node not in self.managers:
+            await self.start(node)
 
     def revive(self, node: str) -> None:
         """Start the node's state manager again when it has died by itself."""
@@ -177,7 +180,8 @@ class Cluster(ByHand):
 
         async def again() -> None:
             await life.died.wait()
-            await self.restart(node)
+            if self.lives[node] is life and node in self.managers:
+                await self.restart(node)
 
         self._revivals.append(asyncio.get_running_loop().create_task(again()))
 
@@ -188,6 +192,11 @@ class Cluster(ByHand):
     async def power_on(self, node: str) -> None:
         self.machine(node).boot()
         await self.start(node)
+
+    def memory(self, node: str, uuid: str) -> Memory:
+        """What the node's state manager, dead or alive, has remembered of a volume."""
+        folder = self.folder / node / self.machine(node).boot_id / "volumes"
+        return RunDir(folder).load(uuid, Memory) or Memory()
 
     def boot_id(self, node: str) -> str:
         return self.machine(node).boot_id

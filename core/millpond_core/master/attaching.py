@@ -21,7 +21,7 @@ from millpond_core.model.virtualvolume import Attachment, Leg
 def decide(world: World, volume: VirtualVolume) -> Act | Wait | None:
     """Attach, detach, or take up again after a reboot; None: it is where it is wanted."""
     wanted, at = volume.spec.attachment.node, volume.status.attachment
-    if at.node and at.node != wanted:
+    if at.node and (at.node != wanted or ended(volume)):
         return _detach(world, volume)
     if not wanted:
         return None
@@ -34,6 +34,15 @@ def rebooted(world: World, at: Attachment) -> bool:
     """Whether the attach node runs another boot than the one that the epoch belongs to."""
     node = world.nodes.get(at.node)
     return bool(node and at.boot_id and node.status.boot_id and node.status.boot_id != at.boot_id)
+
+
+def ended(volume: VirtualVolume) -> bool:
+    """Whether the attach node has nothing of the present epoch any more: it was detached and is wanted again, or every
+    leg in sync had lost power under it and nothing could go on.
+    """
+    at = volume.status.attachment
+    said = v.report(volume, at.node)
+    return said is not None and said.front == "None" and said.ended_epoch >= at.epoch
 
 
 def _attach(world: World, volume: VirtualVolume, node: str) -> Act | Wait:
@@ -97,6 +106,9 @@ def _detach(world: World, volume: VirtualVolume) -> Act | Wait:
     said = v.report(volume, at.node)
     if said is not None and said.front == "None" and said.clean_epoch >= at.epoch:
         return _leave(volume, Attachment(node="", epoch=at.epoch, clean=True), f"detached from {at.node}")
+    if ended(volume):
+        why = f"detached from {at.node}, where every leg in sync had lost power: they may differ"
+        return _leave(volume, Attachment(node="", epoch=at.epoch, clean=False), why)
     if rebooted(world, at):
         why = f"detached from {at.node}, which has rebooted: its legs may differ"
         return _leave(volume, Attachment(node="", epoch=at.epoch, clean=False), why)

@@ -72,6 +72,14 @@ class NodeReport(Wire, frozen=True, kw_only=True):
     clean_epoch: Annotated[
         int, Meta(description="Highest epoch whose assembly was stopped here with all legs flushed.", ge=0)
     ] = 0
+    ended_epoch: Annotated[
+        int,
+        Meta(
+            description="Highest epoch whose assembly is gone here for good. Above cleanEpoch: not cleanly, the legs "
+            "may differ.",
+            ge=0,
+        ),
+    ] = 0
     front: Annotated[FrontState, Meta(description="What pods use: None, Active, Suspended or Fenced.")] = "None"
     device: Annotated[str, Meta(description="Path of the front's device node.")] = ""
     legs: Annotated[

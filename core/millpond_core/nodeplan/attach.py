@@ -132,7 +132,36 @@ class Attaching:
             return False
         return self.stack.array is None or in_sync(self.stack.member(leg.id))
 
+    def gone_for_good(self, leg: Leg) -> bool:
+        """What the path led to will never come back: the leg is in a new life, or without its disk.
+
+        A disk that appears again begins a new life (``claim``), so there is nothing to wait for.
+        """
+        known, found = self.memory.legs.get(leg.id, _NOTHING), self.sources[leg.id]
+        if not known.incarnation:
+            return False
+        return found.state == "Lost" or (bool(found.incarnation) and found.incarnation != known.incarnation)
+
     # --- rungs ---
+
+    def give_up(self, *, back: bool) -> bool:
+        """Nothing is left to go on with, and a new epoch could: this stack is broken, reads and writes shall fail.
+
+        Going on in a leg's new life could lose what its disk's cache had, unseen by whoever had it acknowledged.
+        ``back``: only when a leg is to be had again, for what is nowhere is better waited for.
+        """
+        legs = self.insync()
+        if not self.memory.assembled or not legs or not all(self.gone_for_good(leg) for leg in legs):
+            return False
+        if back and not any(self.sources[leg.id].state != "Lost" for leg in legs):
+            return False
+        self.steps.append(
+            Remember(
+                changes={"broken": True},
+                why="every leg in sync has lost its disk's power: reads and writes fail, end the volume's pods",
+            )
+        )
+        return True
 
     def leave(self) -> bool:
         """What the record has dropped leaves the array and the node."""
@@ -518,10 +547,13 @@ def maintain(plan: Attaching) -> None:
     Giving a leg up comes first: reads and writes wait for it.
     """
     own = node_report(plan.volume, plan.around.node)
-    if plan.epoch in (plan.memory.clean_epoch, own.clean_epoch if own else 0):
+    ended = max(plan.memory.ended_epoch, own.ended_epoch if own else 0)
+    if plan.epoch <= ended:
         plan.waits.append(f"epoch {plan.epoch} has ended here: a new one is needed")
         return
-    rungs = (plan.begin, plan.demote, plan.leave, plan.connect, plan.assemble, plan.take_back, plan.front)
+    if plan.begin() or plan.give_up(back=True):
+        return
+    rungs = (plan.demote, plan.leave, plan.connect, plan.assemble, plan.take_back, plan.front)
     for rung in rungs:
         if rung():
             return

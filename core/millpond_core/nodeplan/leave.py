@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from millpond_core import names
 from millpond_core.nodeplan.attach import Attaching
 from millpond_core.nodeplan.stack import faulty
@@ -26,7 +28,7 @@ def detach(plan: Attaching) -> None:
         return
     if plan.memory.clean_epoch != plan.epoch:
         # Legs that are due are given up here too: the others must be all that there is to stop.
-        if plan.demote() or plan.leave() or plan.connect_back():
+        if plan.give_up(back=False) or plan.demote() or plan.leave() or plan.connect_back():
             return
         if _front(plan) or _array(plan) or _flush(plan):
             return
@@ -42,7 +44,8 @@ def _never_here(plan: Attaching) -> None:
     if not plan.stack.empty:
         fence(plan)
         return
-    plan.steps.append(Remember(changes={"clean_epoch": plan.epoch}, why="detached before anything was attached"))
+    ended = {"clean_epoch": plan.epoch, "ended_epoch": plan.epoch}
+    plan.steps.append(Remember(changes=ended, why="detached before anything was attached"))
 
 
 def _front(plan: Attaching) -> bool:
@@ -82,8 +85,8 @@ def _flush(plan: Attaching) -> bool:
             plan.waits.append(f"leg {', '.join(away)} cannot be flushed: it is away")
             return True
         plan.steps += [Flush(name=plan.path_name(leg.id)) for leg in plan.insync()]
-    ended = f"epoch {plan.epoch} ended cleanly, legs are equal"
-    plan.steps.append(Remember(changes={"clean_epoch": plan.epoch}, why=ended))
+    ended = {"clean_epoch": plan.epoch, "ended_epoch": plan.epoch}
+    plan.steps.append(Remember(changes=ended, why=f"epoch {plan.epoch} ended cleanly, legs are equal"))
     return True
 
 
@@ -98,9 +101,10 @@ def _take_down(plan: Attaching) -> None:
     _forget(plan)
 
 
-def _forget(plan: Attaching) -> None:
+def _forget(plan: Attaching, **more: Any) -> None:
     if plan.memory.epoch:
-        plan.steps.append(Remember(changes={"epoch": 0, "assembled": False, "dirty": (), "legs": {}}))
+        changes = {"epoch": 0, "assembled": False, "broken": False, "dirty": (), "legs": {}, **more}
+        plan.steps.append(Remember(changes=changes))
 
 
 def fence(plan: Attaching) -> None:
@@ -132,17 +136,54 @@ def fence(plan: Attaching) -> None:
             plan.steps.append(Resume(name=front.name))
         plan.steps.append(RemoveDm(name=front.name, why="fenced: nobody has the front open any more"))
         return
+    _open(plan)
+    _pull_down(plan)
+
+
+def broken(plan: Attaching) -> None:
+    """Nothing of this epoch can go on: whatever is asked fails, and when nobody has it open any more, it goes.
+
+    No leg in sync can be reached in the life that it had, so nothing can be acknowledged by opening the gates.
+    """
+    front = plan.stack.front
+    if front is not None and front.suspended:
+        plan.steps.append(Resume(name=front.name))
+    _open(plan)
+    if plan.steps:
+        return
+    if front is not None and front.open_count:
+        plan.waits.append(
+            "every leg in sync has lost its disk's power, what was not flushed may be lost: reads and writes fail; "
+            f"end the pods that use the volume, {front.open_count} still have it open, and it is attached anew"
+        )
+        return
+    if front is not None:
+        plan.steps.append(RemoveDm(name=front.name, why="nobody has the front open any more"))
+        return
+    _pull_down(plan)
+
+
+def _open(plan: Attaching) -> None:
+    """Let errors pass and answer md for what they do."""
+    stack = plan.stack
     plan.steps += [GateFail(name=plan.gate_name(leg)) for leg in sorted(stack.gates) if plan.holding(leg)]
     if stack.array is not None:
         for leg in sorted(stack.gates):
             if faulty(stack.member(leg)):
                 number = stack.gates[leg].major_minor
                 plan.steps.append(AcknowledgeFailure(name=stack.array.name, major_minor=number))
-        plan.steps.append(Stop(name=stack.array.name, why="fenced: the array of an older epoch stops"))
+
+
+def _pull_down(plan: Attaching) -> None:
+    """The rest of a stack that did not end cleanly."""
+    stack = plan.stack
+    if stack.array is not None:
+        plan.steps.append(Stop(name=stack.array.name, why="the array stops, not cleanly"))
         return
     for leg in sorted(stack.gates):
         plan.steps.append(RemoveDm(name=names.gate(plan.uuid, leg)))
     for leg in sorted(stack.paths):
         plan.steps.append(RemoveDm(name=names.path(plan.uuid, leg)))
     plan.steps += [Disconnect(nqn=nqn) for nqn in sorted(stack.controllers)]
-    _forget(plan)
+    ended = {"ended_epoch": max(plan.memory.epoch, plan.memory.ended_epoch)}
+    _forget(plan, **ended)

@@ -67,6 +67,9 @@ def _attach(attaching: Attaching, newer: str) -> bool:
         # What this node did under this epoch ended with the reboot, and not cleanly.
         attaching.waits.append(f"this node has rebooted since epoch {attaching.epoch} began: it waits for a new one")
         return False
+    if memory.broken:
+        leave.broken(attaching)
+        return not stack.empty
     if volume.spec.attachment.node == node:
         maintain(attaching)
     else:
@@ -89,6 +92,7 @@ def _report(attaching: Attaching, on_disk: legs.LegsPlan, *, fenced: bool) -> No
         generation=memory.generation,
         record_seq=memory.record_seq,
         clean_epoch=memory.clean_epoch,
+        ended_epoch=memory.ended_epoch,
         front=front,
         device=f"/dev/mapper/{names.front(volume.spec.uuid)}" if front in ("Active", "Suspended") else "",
         legs=list(on_disk.reports),

@@ -61,6 +61,10 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: int = 0
     """Highest epoch confirmed: nothing older stands here, nor will again."""
     clean_epoch: int = 0
+    ended_epoch: int = 0
+    """Highest epoch whose stack is gone here, cleanly or not."""
+    broken: bool = False
+    """Every leg in sync is in a new life: this stack cannot go on, reads and writes fail until it is gone."""
     generation: int = 0
     """Mapping generation in force here."""
     record_seq: int = 0

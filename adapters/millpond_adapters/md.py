@@ -268,23 +268,32 @@ class MdRaid:
         await sysfs.write_all([(md / "bitmap_set_bits", line) for line in lines])
 
     async def _leave(self, name: str, member: Path) -> None:
-        """Take a failed leg out: md empties its slot once nothing is in flight to it (not while frozen)."""
+        """Take a failed leg out, once nothing is in flight to it.
+
+        md empties its slot by itself, but not while another leg is rebuilt: that is halted for a moment.
+        """
         loop = asyncio.get_running_loop()
-        begun = loop.time()
-        while member.exists():
-            # A rebuild that the failure interrupted asks once more, for its checkpoint.
-            await self.acknowledge(name)
-            if loop.time() - begun < _SETTLE_SECONDS / 2 and sysfs.peek(member / "slot", "none") != "none":
+        deadline = loop.time() + _SETTLE_SECONDS
+        halted = False
+        try:
+            while member.exists():
+                # A rebuild that is interrupted, by the failure or by us, asks once more, for its checkpoint.
+                await self.acknowledge(name)
+                try:
+                    await sysfs.write(member / "state", "remove")
+                    return
+                except NotFound:
+                    return
+                except Busy:
+                    if loop.time() > deadline:
+                        raise
+                if sysfs.peek(self._md(name) / "sync_action") not in ("", "idle", "frozen"):
+                    halted = True
+                    await self.freeze(name)
                 await asyncio.sleep(0.02)
-                continue
-            try:
-                await sysfs.write(member / "state", "remove")
-            except NotFound:
-                return
-            except Busy:
-                if loop.time() - begun > _SETTLE_SECONDS:
-                    raise
-                await asyncio.sleep(0.05)
+        finally:
+            if halted:
+                await self.unfreeze(name)
 
     async def _undo(self, name: str) -> None:
         try:

@@ -22,7 +22,7 @@ SERIAL = "n1-disk3"
 
 def by_serial(serial: str) -> str:
     """A shell word for the disk's path on its node."""
-    return f"$(for d in /sys/block/nvme*; do grep -qs {serial} $d/device/serial && echo /dev/${{d##*/}}; done)"
+    return f"$(for d in /sys/block/nvme*; do grep -qs {serial} $d/device/serial || continue; echo /dev/${{d##*/}}; done)"
 
 
 def checksum(image: Path) -> str:

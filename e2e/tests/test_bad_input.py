@@ -22,7 +22,8 @@ SERIAL = "n1-disk3"
 
 def by_serial(serial: str) -> str:
     """A shell word for the disk's path on its node."""
-    return f"$(for d in /sys/block/nvme*; do grep -qs {serial} $d/device/serial || continue; echo /dev/${{d##*/}}; done)"
+    look = f"grep -qs {serial} $d/device/serial || continue; echo /dev/${{d##*/}}"
+    return f"$(for d in /sys/block/nvme*; do {look}; done)"
 
 
 def checksum(image: Path) -> str:

@@ -21,7 +21,9 @@ _LONGEST_REQUEST = 4096
 
 async def answers(socket: Path) -> bool:
     """Whether the Identity service answers there within 12 s."""
-    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+    # A connection of its own: one that is shared remembers, for a second or more, that the socket was not there before.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(f"unix:{socket}", options=options) as channel:
         call = channel.unary_unary(
             _CALL,
             request_serializer=csi.GetPluginInfoRequest.SerializeToString,

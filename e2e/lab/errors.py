@@ -12,6 +12,7 @@ class LabError(Exception):
         self.what = what
         self.next_step = next_step
         self.log = log
+        self.tail = _tail(log)
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -20,7 +21,16 @@ class LabError(Exception):
             lines.append(f"  next: {self.next_step}")
         if self.log is not None:
             lines.append(f"  log:  {self.log}")
+            lines += [f"      | {line}" for line in self.tail]
         return "\n".join(lines)
+
+
+def _tail(log: Path | None, lines: int = 15) -> list[str]:
+    """The end of the log, now: a lab that is taken down takes its logs along."""
+    try:
+        return log.read_text(errors="replace").splitlines()[-lines:] if log is not None else []
+    except OSError:
+        return []
 
 
 class Ended(LabError):

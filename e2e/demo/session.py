@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from demo import install
@@ -35,7 +34,6 @@ class Session:
     cluster: Cluster
     faults: Faults
     image: str
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 _shared: list[Session | BaseException] = []
@@ -44,12 +42,8 @@ _shared: list[Session | BaseException] = []
 def shared(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
     """The session's cluster; ``at_the_end`` gets what is to be called after the last test (``config.add_cleanup``)."""
     if not _shared:
-        name = os.environ.get("MILLPOND_LAB", "")
-        if not name:
-            name = f"e2e-{os.getpid()}"
-            at_the_end(lambda: lab_cluster.down(name))
         try:
-            _shared.append(_begin(name))
+            _shared.append(_existing() or _begin(at_the_end))
         except (DemoError, LabError) as error:
             _shared.append(error)  # one that does not come up is not tried again for each test
     if isinstance(_shared[0], BaseException):
@@ -57,19 +51,26 @@ def shared(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
     return _shared[0]
 
 
-def _begin(name: str) -> Session:
-    began = time.monotonic()
+def _existing() -> Session | None:
+    name = os.environ.get("MILLPOND_LAB", "")
+    return _session(lab_cluster.load(name)) if name else None
+
+
+def _begin(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
+    name = f"e2e-{os.getpid()}"
+    at_the_end(lambda: lab_cluster.down(name))
     kernel = os.environ.get("MILLPOND_KERNEL", kernels.DEFAULT)
-    lab = lab_cluster.up(name, kernel=kernel, disks=DISKS, archives=[images.millpond()])
-    booted = time.monotonic()
-    cluster = Cluster(lab.kubeconfig, components.ensure("kubectl"))
+    session = _session(lab_cluster.up(name, kernel=kernel, disks=DISKS, archives=[images.millpond()]))
     sidecars = images.SIDECARS
     wanted = install.Images(images.MILLPOND, sidecars["csi-provisioner"], sidecars["csi-attacher"])
-    install.chart(cluster, components.ensure("helm"), wanted)
-    install.ready(cluster)
-    install.adopt(cluster, per_node=ADOPTED)
-    seconds = {"lab": booted - began, "install": time.monotonic() - booted}
-    return Session(lab, cluster, LabFaults(lab), images.MILLPOND, seconds)
+    install.chart(session.cluster, components.ensure("helm"), wanted)
+    install.ready(session.cluster)
+    install.adopt(session.cluster, per_node=ADOPTED)
+    return session
+
+
+def _session(lab: lab_cluster.Cluster) -> Session:
+    return Session(lab, Cluster(lab.kubeconfig, components.ensure("kubectl")), LabFaults(lab), images.MILLPOND)
 
 
 def build_folder(name: str) -> Path:

@@ -13,7 +13,7 @@ from demo.session import MakeWorkload
 from demo.story import Story
 from demo.workload import storage_class
 
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.usefixtures("all_disks")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("all_disks")]
 
 
 def test_a_disk_pulled_and_put_back_catches_up(cluster: Cluster, faults: Faults, workload: MakeWorkload) -> None:

@@ -12,7 +12,7 @@ from demo.reality import discrepancies
 from demo.session import MakeWorkload
 from demo.workload import storage_class
 
-pytestmark = [pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.timeout(600)]
 
 KINDS = [
     pytest.param({"mode": "Block", "storage_class": "millpond-mirrored", "size": "64Mi"}, id="raw block, two copies"),

@@ -19,8 +19,18 @@ class Watch:
         self.writes: list[tuple[int, Write]] = []
 
     def check(self) -> None:
-        self.gates()
-        self.acknowledged()
+        try:
+            self.gates()
+            self.last()
+            self.acknowledged()
+        except AssertionError as error:
+            # Whoever catches it (a worker that tries again, say), the test must know.
+            self.cluster.violations.append(str(error))
+            raise
+
+    def last(self) -> None:
+        """One leg in sync stays on record, whatever happens."""
+        assert self.cluster.in_sync(self.name), "no leg is in sync on record any more"
 
     def gates(self) -> None:
         """A gate fails only when its leg is not InSync on record: the record comes first."""

@@ -109,6 +109,9 @@ class Cluster(ByHand):
         self.nodes = nodes
         self.managers: dict[str, StateManager] = {}
         self.lives: dict[str, Life] = {}
+        self.expected_violations = False
+        self.violations: list[str] = []
+        """What the checks found, also where nobody heard them."""
         self._revivals: list[asyncio.Task[None]] = []
         self.checks: list[Callable[[], None]] = []
         """Called at every tick: what must always hold."""
@@ -127,6 +130,8 @@ class Cluster(ByHand):
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        if error[0] is None and not self.expected_violations:
+            self.sound()
 
     # --- state managers ---
 
@@ -209,6 +214,10 @@ class Cluster(ByHand):
             for check in self.checks:
                 check()
             await asyncio.sleep(TICK)
+
+    def sound(self) -> None:
+        """Nothing that must always hold was ever broken."""
+        assert not self.violations, self.violations[0]
 
     async def until(self, what: Callable[[], object], *, seconds: int = 120, chunks: int = 1, why: str = "") -> None:
         """Let time pass until ``what()`` is true; fail after so many seconds of the world."""

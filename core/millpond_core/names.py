@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import uuid
 
 DRIVER = "csi.millpond.io"
@@ -99,7 +100,7 @@ def subsystem_nqn(volume: str, leg: str, epoch: int, incarnation: str) -> str:
 def parse_nqn(nqn: str) -> tuple[str, str, int, str] | None:
     """(volume, leg, epoch, incarnation) of a leg's export; None when the NQN names none of ours."""
     parts = nqn.removeprefix(NQN_PREFIX).split(":")
-    if not nqn.startswith(NQN_PREFIX) or len(parts) != 4 or not parts[2][1:].isdecimal():
+    if not nqn.startswith(NQN_PREFIX) or len(parts) != 4 or not re.fullmatch("e[0-9]+", parts[2]):
         return None
     return parts[0], parts[1], int(parts[2][1:]), parts[3]
 

@@ -24,6 +24,7 @@ from millpond_core.nodeplan import claim, label
 from millpond_core.nodeplan.claim import Claim, DiskSeen
 from millpond_core.nodeplan.view import DeviceSeen
 from millpond_core.observed import BlockDisk, Label, LabelLeg
+from millpond_node.herald import Herald
 from millpond_node.host import Config, Ports
 from millpond_node.writer import Writer
 
@@ -34,8 +35,10 @@ _MUTE_TIMES = 2
 class Devices:
     """Keeps ``seen``, what volumes may use, in step with the disks; tells ``changed`` the devices that changed."""
 
-    def __init__(self, ports: Ports, config: Config, writer: Writer, changed: Callable[[set[str]], None]) -> None:
-        self._ports, self._config, self._writer, self._changed = ports, config, writer, changed
+    def __init__(
+        self, ports: Ports, config: Config, *, writer: Writer, herald: Herald, changed: Callable[[set[str]], None]
+    ) -> None:
+        self._ports, self._config, self._writer, self._herald, self._changed = ports, config, writer, herald, changed
         self._boot_id = config.boot_id()
         self.cluster = ""
         """UID of the cluster, set before the first refresh."""
@@ -305,7 +308,11 @@ class Devices:
             )
         if decided.state != before.state or not observation.since:
             observation = msgspec.structs.replace(observation, since=stamp(self._ports.clock.now()))
-            if decided.state in ("Failed", "Refused"):
+            bad = decided.state in ("Failed", "Refused")
+            if write and decided.state != before.state:
+                message = decided.message or f"its disk is {seen.disk.path}" if seen else decided.message
+                self._herald.tell(device, f"Disk{decided.state}", message, warning=bad)
+            if bad:
                 log.warning("device %s is %s: %s", name, decided.state, decided.message, extra={"device": name})
         self._observed[name] = observation
         if write:

@@ -18,6 +18,7 @@ from millpond_core.model.storagenode import StorageNodeStatus
 from millpond_core.nodeplan.still import Standing
 from millpond_node import holds
 from millpond_node.devices import Devices
+from millpond_node.herald import Herald
 from millpond_node.host import Config, Ports
 from millpond_node.look import Looker
 from millpond_node.still import Still
@@ -41,13 +42,15 @@ class StateManager:
         self._manager = names.node_manager(config.node)
         self.writer = Writer(ports.kube, self._manager)
         self.still = Still(ports, config)
-        self.devices = Devices(ports, config, self.writer, self._devices_changed)
+        self.herald = Herald(ports.kube)
+        self.devices = Devices(ports, config, writer=self.writer, herald=self.herald, changed=self._devices_changed)
         self.volumes = Volumes(
             ports,
             config,
             devices=self.devices,
             looker=Looker(ports, boot_id),
             writer=self.writer,
+            herald=self.herald,
             still=self.still,
             silence=self._silence,
         )
@@ -97,6 +100,7 @@ class StateManager:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.writer.settle(), 3.0)
         await self.writer.stop()
+        await self.herald.stop()
 
     async def _begin(self) -> None:
         await self._until_done("node", self._introduce)

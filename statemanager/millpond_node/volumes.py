@@ -17,10 +17,11 @@ from millpond_core.instants import stamp
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.virtualvolume import NodeReport, PathReport
 from millpond_core.nodeplan import node as plans
-from millpond_core.nodeplan.steps import Plan, Step
+from millpond_core.nodeplan.steps import Add, Plan, Record, Remember, Step
 from millpond_core.nodeplan.view import Around, Kernel, Memory
 from millpond_node.devices import Devices
 from millpond_node.execute import Executor, Silence
+from millpond_node.herald import Herald
 from millpond_node.host import Config, Ports
 from millpond_node.look import Looker
 from millpond_node.rundir import RunDir
@@ -115,11 +116,12 @@ class Volumes:
         devices: Devices,
         looker: Looker,
         writer: Writer,
+        herald: Herald,
         still: Still,
         silence: Silence,
     ) -> None:
         self._ports, self._config, self._devices, self._looker = ports, config, devices, looker
-        self._writer, self.still = writer, still
+        self._writer, self.herald, self.still = writer, herald, still
         self._executor = Executor(ports, devices, silence)
         self.store = RunDir(config.run_dir / "volumes")
         self.work = Work("volume", self._reconcile)
@@ -274,10 +276,15 @@ class Volumes:
             for name, gate in (known.kernel.gates if known.kernel else {}).items()
             if gate.queued
         }
-        for leg in held:
-            known.held_since.setdefault(leg, now)
+        for leg in held - set(known.held_since):
+            known.held_since[leg] = now
+            what = f"reads and writes wait for leg {leg}, which cannot be reached from {self._config.node}"
+            self._say(known, logging.WARNING, what)
+            self.herald.tell(known.volume, "Holding", what, warning=True)
         for leg in set(known.held_since) - held:
-            self.held(known, int((now - known.held_since.pop(leg)) * 1000))
+            milliseconds = int((now - known.held_since.pop(leg)) * 1000)
+            self.held(known, milliseconds)
+            self.herald.tell(known.volume, "HoldEnded", f"reads and writes go on; they waited {milliseconds} ms")
 
     def held(self, known: Volume, milliseconds: int) -> None:
         """A hold of reads and writes has ended."""
@@ -296,9 +303,20 @@ class Volumes:
                     self._say(known, level, str(error))
                     failed = failed or error
                     break
+                self._tell(known, step)
                 level = logging.INFO if step.why else logging.DEBUG
                 log.log(level, "volume %s: %s", known.name, step.why or step, extra=_fields(known, step))
         return failed
+
+    def _tell(self, known: Volume, step: Step) -> None:
+        """An Event for what people should know without reading logs."""
+        if isinstance(step, Record):
+            reason = {"Stale": "LegLost", "InSync": "LegInSync"}.get(step.new, step.new)
+            self.herald.tell(known.volume, reason, step.why, warning=step.new == "Stale")
+        elif isinstance(step, Add):
+            self.herald.tell(known.volume, "LegRebuilding", step.why)
+        elif isinstance(step, Remember) and step.changes.get("broken"):
+            self.herald.tell(known.volume, "EveryLegLost", step.why, warning=True)
 
     def _say(self, known: Volume, level: int, what: str) -> None:
         """Log what holds on, once."""

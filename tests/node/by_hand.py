@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from millpond_core import names
+from millpond_core.errors import NotFound
 from millpond_core.model import (
     ObjectMeta,
     Quiescence,
@@ -48,10 +49,10 @@ class ByHand:
     # --- objects ---
 
     def get(self, kind: type[Any], name: str) -> Any:
-        document = self.kube._store._objects[
-            next(k for k in self.kube._store._objects if (k.plural, k.name) == (kind.plural, name))
-        ]
-        return msgspec.convert(document, kind)
+        for key, document in self.kube._store._objects.items():
+            if (key.plural, key.name) == (kind.plural, name):
+                return msgspec.convert(document, kind)
+        raise NotFound(f"{kind.plural} {name} does not exist yet")
 
     def vvol(self, name: str) -> VirtualVolume:
         found: VirtualVolume = self.get(VirtualVolume, name)
@@ -68,7 +69,11 @@ class ByHand:
         return found
 
     def snode(self, name: str) -> StorageNode:
-        found: StorageNode = self.get(StorageNode, name)
+        """An empty one before its state manager has made it."""
+        try:
+            found: StorageNode = self.get(StorageNode, name)
+        except NotFound:
+            return StorageNode()
         return found
 
     def states(self, name: str) -> dict[str, str]:

@@ -109,7 +109,8 @@ class Story:
         await self.time(1)
 
     def free(self, node: str) -> bool:
-        return self.cluster.vvol("v").status.attachment.node in ("", node)
+        volume = self.cluster.vvol("v")
+        return {volume.spec.attachment.node, volume.status.attachment.node} <= {"", node}
 
     async def time(self, seconds: int) -> None:
         for _ in range(seconds):

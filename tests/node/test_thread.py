@@ -6,6 +6,8 @@ from pathlib import Path
 
 from node_cluster import Cluster
 
+from millpond_core.testing.world import Machine
+
 
 async def test_from_a_disk_to_a_write_on_both_legs_and_back(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "n1", "n2") as cluster:
@@ -28,3 +30,23 @@ async def test_from_a_disk_to_a_write_on_both_legs_and_back(tmp_path: Path) -> N
         assert not cluster.machine("n1").arrays
         await cluster.attach("v", "n2")
         assert cluster.read("n2", "v", 3) == 42
+
+
+async def test_a_detach_that_has_begun_is_finished_before_the_volume_is_attached_again(tmp_path: Path) -> None:
+    """A stack half taken down is never taken up again under its epoch: what was remembered of it is no longer true."""
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        for node in ("n1", "n2"):
+            await cluster.disk(node, "nvme1")
+        await cluster.volume("v", "n1", "n2")
+        await cluster.attach("v", "n1")
+        epoch = cluster.vvol("v").status.attachment.epoch
+
+        async def change_of_mind(machine: Machine, call: str) -> None:
+            if machine.node == "n1" and call.startswith("dm remove") and not cluster.vvol("v").spec.attachment.node:
+                await cluster.want("v", "n1")
+
+        cluster.world.hooks.append(change_of_mind)
+        await cluster.want("v", "")
+        await cluster.until(lambda: cluster.report("v", "n1").clean_epoch == epoch, seconds=20)
+        assert not cluster.machine("n1").arrays
+        assert sum("md assemble" in step for step in cluster.world.steps) == 1

@@ -217,7 +217,15 @@ class Attaching:
         """Remember whose stack this is before its first device stands."""
         if self.memory.epoch != self.epoch:
             slots = {leg.id: LegMemory(slot=slot) for slot, leg in enumerate(sorted(self.kept(), key=_by_id))}
-            fresh = {"epoch": self.epoch, "assembled": False, "dirty": (), "legs": slots, "max_rate": 0}
+            fresh = {
+                "epoch": self.epoch,
+                "assembled": False,
+                "leaving": False,
+                "broken": False,
+                "dirty": (),
+                "legs": slots,
+                "max_rate": 0,
+            }
             self.steps.append(Remember(changes=fresh, why=f"attaching under epoch {self.epoch}"))
         return bool(self.steps)
 

@@ -58,7 +58,10 @@ def _front(plan: Attaching) -> bool:
         plan.waits.append(f"the front is open {front.open_count} times: the volume is still in use here")
         return True
     else:
-        plan.steps.append(RemoveDm(name=front.name, why="the front is gone: nobody can write any more"))
+        plan.steps += [
+            Remember(changes={"leaving": True}),
+            RemoveDm(name=front.name, why="the front is gone: nobody can write any more"),
+        ]
     return True
 
 
@@ -66,6 +69,8 @@ def _array(plan: Attaching) -> bool:
     array = plan.stack.array
     if array is None:
         return False
+    if not plan.memory.leaving:
+        plan.steps.append(Remember(changes={"leaving": True}))
     # A gate that holds would keep the bitmap's last write, and the array's stop, for ever (kernel-facts 17).
     away = [leg.id for leg in plan.insync() if not plan.up(leg.id)]
     if away:
@@ -103,7 +108,7 @@ def _take_down(plan: Attaching) -> None:
 
 def _forget(plan: Attaching, **more: Any) -> None:
     if plan.memory.epoch:
-        changes = {"epoch": 0, "assembled": False, "broken": False, "dirty": (), "legs": {}, **more}
+        changes = {"epoch": 0, "assembled": False, "leaving": False, "broken": False, "dirty": (), "legs": {}, **more}
         plan.steps.append(Remember(changes=changes))
 
 

@@ -70,7 +70,7 @@ def _attach(attaching: Attaching, newer: str) -> bool:
     if memory.broken:
         leave.broken(attaching)
         return not stack.empty
-    if volume.spec.attachment.node == node:
+    if volume.spec.attachment.node == node and not memory.leaving:
         maintain(attaching)
     else:
         leave.detach(attaching)

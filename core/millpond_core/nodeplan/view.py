@@ -63,6 +63,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     clean_epoch: int = 0
     ended_epoch: int = 0
     """Highest epoch whose stack is gone here, cleanly or not."""
+    leaving: bool = False
+    """The stack is being taken down: that is finished first, also when the volume is wanted here again."""
     broken: bool = False
     """Every leg in sync is in a new life: this stack cannot go on, reads and writes fail until it is gone."""
     generation: int = 0

@@ -1,0 +1,442 @@
+"""The node's plans as pure functions: labels, fingerprints, NQNs, the record, a quiescence's answers, the ladder."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millpond_core import layout, names
+from millpond_core.errors import Conflict, Invalid
+from millpond_core.model import ObjectMeta, Quiescence, VirtualVolume
+from millpond_core.model.quiescence import QuiescenceSpec, QuiescenceStatus
+from millpond_core.model.storagedevice import Identity
+from millpond_core.model.virtualvolume import (
+    Attachment,
+    DesiredAttachment,
+    Extent,
+    Leg,
+    LegReport,
+    Mapping,
+    NodeReport,
+    VirtualVolumeSpec,
+    VirtualVolumeStatus,
+)
+from millpond_core.nodeplan import claim, label, node, record, still
+from millpond_core.nodeplan import steps as s
+from millpond_core.nodeplan.claim import DiskSeen
+from millpond_core.nodeplan.still import Standing
+from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, LegMemory, Memory
+from millpond_core.observed import Array, BlockDisk, Controller, DmDevice, GateStatus, Label, LabelLeg, Member
+from millpond_core.units import MIB
+
+UUID = "7d3c4b52-53b6-5d0c-9a35-2d1c8d8f7a10"
+SIZE = 16 * MIB
+
+
+# --- labels ---
+
+EMPTY = Label(cluster="c", device_uuid="d", device_name="n1-nvme1", sequence=1)
+
+
+def entry(leg: str, start: int, length: int) -> LabelLeg:
+    return LabelLeg(volume=UUID, volume_name="v", leg=leg, size_bytes=SIZE, extents=((0, start, length),))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 30), st.integers(1, 8)), max_size=12))
+def test_extents_on_a_label_never_overlap(changes: list[tuple[str, int, int]]) -> None:
+    content, taken = EMPTY, {}
+    for leg, start, length in changes:
+        mine = set(range(start, start + length))
+        free = all(not mine & units for other, units in taken.items() if other != leg)
+        try:
+            content = label.put(content, entry(leg, start, length))
+        except Invalid:
+            assert not free
+        else:
+            assert free
+            taken[leg] = mine
+    assert {e.leg for e in content.legs} == set(taken)
+    assert content.sequence == EMPTY.sequence + content.sequence - 1
+
+
+def test_each_change_of_a_label_has_a_higher_sequence() -> None:
+    one = label.put(EMPTY, entry("a", 0, 4))
+    two = label.drop(one, UUID, "a")
+    three = label.appeared(two, boot_id="b", diskseq=7)
+    assert [x.sequence for x in (EMPTY, one, two, three)] == [1, 2, 3, 4]
+    assert (two.legs, three.attach_count, three.boot_id, three.diskseq) == ((), 1, "b", 7)
+
+
+# --- disks ---
+
+
+def disk(serial: str = "S1", wwn: str = "w", size: int = 1 << 30) -> BlockDisk:
+    return BlockDisk(
+        name="nvme0n1",
+        path="/dev/disk/by-id/x",
+        major_minor="259:0",
+        serial=serial,
+        wwn=wwn,
+        model="M",
+        size_bytes=size,
+    )
+
+
+def test_a_fingerprint_is_of_one_disk_with_one_content() -> None:
+    marks = {
+        claim.fingerprint(disk(), ["ext4"]),
+        claim.fingerprint(disk(), ["xfs"]),
+        claim.fingerprint(disk(), ["ext4", "gpt"]),
+        claim.fingerprint(disk(serial="S2"), ["ext4"]),
+        claim.fingerprint(disk(wwn="other"), ["ext4"]),
+        claim.fingerprint(disk(size=1 << 31), ["ext4"]),
+    }
+    assert len(marks) == 6
+    assert claim.fingerprint(disk(), ["gpt", "ext4"]) == claim.fingerprint(disk(), ["ext4", "gpt"])
+    assert claim.fingerprint(disk(serial="", wwn=""), ["ext4"]) == "", "a disk without identity is never erased"
+
+
+@pytest.mark.parametrize(
+    ("identity", "hit"),
+    [
+        (Identity(path="/dev/disk/by-id/x"), True),
+        (Identity(path="/dev/disk/by-id/y"), False),
+        (Identity(serial="S1"), True),
+        (Identity(serial="S"), False),
+        (Identity(wwn="w"), True),
+        (Identity(device_uuid="d"), True),
+        (Identity(device_uuid="e"), False),
+    ],
+)
+def test_what_an_identity_means(identity: Identity, hit: bool) -> None:
+    assert bool(claim.match(identity, [DiskSeen(disk=disk(), label=EMPTY)])) is hit
+
+
+# --- names ---
+
+
+@given(st.uuids(), st.from_regex(r"\A[a-z]{1,4}\Z"), st.integers(0, 1 << 40), st.from_regex(r"\A[0-9a-f]{12}\Z"))
+def test_an_nqn_says_what_it_was_made_of(volume: object, leg: str, epoch: int, life: str) -> None:
+    assert names.parse_nqn(names.subsystem_nqn(str(volume), leg, epoch, life)) == (str(volume), leg, epoch, life)
+
+
+@pytest.mark.parametrize(
+    "nqn", ["", names.NQN_PREFIX, names.host_nqn("u"), "nqn.2014-08.org:v:a:e1:x", f"{names.NQN_PREFIX}v:a:x1:l"]
+)
+def test_other_nqns_are_nobodys(nqn: str) -> None:
+    assert names.parse_nqn(nqn) is None
+
+
+# --- one volume on its attach node, legs a (here) and b ---
+
+LIFE_A = names.incarnation("boot", [("d1", 1)])
+NQN_B = names.subsystem_nqn(UUID, "b", 5, "lifeb")
+
+
+def leg(name: str, state: str = "InSync", **fields: object) -> Leg:
+    extent = Extent(device=f"dev-{name}", device_uuid="d1" if name == "a" else "d2", start=0, length=5)
+    return Leg(id=name, node="n1" if name == "a" else "n2", state=state, extents=[extent], **fields)  # type: ignore[arg-type]
+
+
+def volume(
+    *legs: Leg, wanted: str = "n1", reports: bool = True, epoch: int = 5, b: LegReport | None = None
+) -> VirtualVolume:
+    said = b or LegReport(id="b", prepared=True, nqn=NQN_B, address="10.0.0.2:4420", incarnation="lifeb")
+    return VirtualVolume(
+        metadata=ObjectMeta(name="v"),
+        spec=VirtualVolumeSpec(uuid=UUID, size="16Mi", attachment=DesiredAttachment(node=wanted)),
+        status=VirtualVolumeStatus(
+            size_bytes=SIZE,
+            mapping=Mapping(generation=3, record_seq=9, legs=list(legs)),
+            attachment=Attachment(node="n1", epoch=epoch, clean=False, boot_id="boot"),
+            nodes=[NodeReport(node="n1", epoch=epoch), NodeReport(node="n2", epoch=epoch, legs=[said])]
+            if reports
+            else [],
+        ),
+    )
+
+
+def standing(
+    *, up: bool = True, flags_b: tuple[str, ...] = ("in_sync",), holding_b: bool = True, live: str = "live"
+) -> Kernel:
+    """Everything stands: legs a and b in the array, the front open."""
+    a, b = names.gate(UUID, "a"), names.gate(UUID, "b")
+    path_a, path_b, leg_a = names.path(UUID, "a"), names.path(UUID, "b"), names.leg(UUID, "a")
+    front, array = names.front(UUID), names.array(UUID)
+
+    def dm(name: str, number: str, table: str, opened: int = 1) -> DmDevice:
+        return DmDevice(name=name, uuid=names.dm_uuid(name), major_minor=number, table=table, open_count=opened)
+
+    content = LabelLeg(
+        volume=UUID,
+        volume_name="v",
+        leg="a",
+        size_bytes=SIZE,
+        extents=((0, 0, 5),),
+        epoch=5,
+        generation=3,
+        record_seq=9,
+        state="InSync",
+        zeroed=True,
+        synced_epoch=5,
+    )
+    on_disk = Label(cluster="c", device_uuid="d1", device_name="dev-a", sequence=4, attach_count=1, legs=(content,))
+    return Kernel(
+        boot_id="boot",
+        dm={
+            leg_a: dm(leg_a, "253:0", "0 40960 linear 259:0 8192"),
+            path_a: dm(path_a, "253:1", layout.path_table("253:0", SIZE)),
+            a: dm(a, "253:2", layout.gate_table("253:1", SIZE, holding=True)),
+            path_b: dm(path_b, "253:3", layout.path_table("259:9", SIZE)),
+            b: dm(b, "253:4", layout.gate_table("253:3", SIZE, holding=holding_b)),
+            front: dm(front, "253:5", layout.front_table("9:0", SIZE)),
+        },
+        gates={
+            a: GateStatus(holding=True, path_up=True),
+            b: GateStatus(holding=holding_b, path_up=up, queued=0 if up else 3),
+        },
+        array=Array(
+            name=array,
+            device=f"/dev/md_{array}",
+            major_minor="9:0",
+            array_state="active",
+            raid_disks=2,
+            component_sectors=layout.component_sectors(SIZE),
+            degraded=0,
+            sync_action="idle",
+            sync_done_sectors=0,
+            sync_total_sectors=0,
+            mismatch_count=0,
+            members=(
+                Member(major_minor="253:2", slot=0, flags=frozenset({"in_sync"}), recovery_start=None),
+                Member(major_minor="253:4", slot=1, flags=frozenset(flags_b), recovery_start=None),
+            ),
+        ),
+        controllers={
+            NQN_B: Controller(
+                name="nvme9",
+                nqn=NQN_B,
+                address="10.0.0.2:4420",
+                state=live,
+                namespaces=(("259:9", "nvme9n1", names.namespace_uuid(UUID, "b", 5, "lifeb")),),
+            )
+        },
+        devices={
+            "dev-a": DeviceSeen(
+                name="dev-a", device_uuid="d1", present=True, major_minor="259:0", path="/dev/x", label=on_disk
+            )
+        },
+    )
+
+
+REMEMBERED = Memory(
+    epoch=5,
+    assembled=True,
+    confirmed=5,
+    generation=3,
+    record_seq=9,
+    legs={
+        "a": LegMemory(slot=0, incarnation=LIFE_A, synced=True),
+        "b": LegMemory(slot=1, incarnation="lifeb", synced=True),
+    },
+    built={"a": LIFE_A},
+)
+AROUND = Around(node="n1", address="10.0.0.1", host_nqn="h", host_id="i", now=100.0)
+
+
+def planned(v: VirtualVolume, kernel: Kernel, memory: Memory = REMEMBERED, **around: object) -> list[s.Step]:
+    return list(node.plan(v, kernel, msgspec.structs.replace(AROUND, **around), memory).steps)
+
+
+def kinds(steps: list[s.Step]) -> list[str]:
+    return [type(step).__name__ for step in steps]
+
+
+def test_what_stands_as_it_should_is_left_alone() -> None:
+    assert planned(volume(leg("a"), leg("b")), standing()) == []
+
+
+def test_a_failed_device_is_recorded_first_and_then_let_go() -> None:
+    down = standing(up=False, live="connecting")
+    steps = planned(volume(leg("a"), leg("b")), down, failed_devices=frozenset({"dev-b"}))
+    assert kinds(steps) == ["Record", "GateFail", "MdFail", "AcknowledgeFailure"]
+    assert steps[0] == s.Record(leg="b", old="InSync", new="Stale", why=steps[0].why)
+
+
+def test_an_unreachable_leg_is_held_for_hold_seconds() -> None:
+    v, down = volume(leg("a"), leg("b")), standing(up=False, live="connecting")
+    assert planned(v, down, down_since={"b": 91.0}) == []
+    plan = node.plan(v, down, msgspec.structs.replace(AROUND, down_since={"b": 91.0}), REMEMBERED)
+    assert plan.wake == pytest.approx(1.0)
+    assert kinds(planned(v, down, down_since={"b": 90.0}))[0] == "Record"
+
+
+def test_our_own_network_is_suspected_first() -> None:
+    hasty = volume(leg("a"), leg("b"))
+    spec = msgspec.structs.replace(
+        hasty.spec, on_failure=msgspec.structs.replace(hasty.spec.on_failure, hold_seconds=0)
+    )
+    v, down = msgspec.structs.replace(hasty, spec=spec), standing(up=False, live="connecting")
+    assert planned(v, down, down_since={"b": 99.0}, cut_off=True) == []
+    assert kinds(planned(v, down, down_since={"b": 99.0}))[0] == "Record"
+    assert kinds(planned(v, down, down_since={"b": 94.0}, cut_off=True))[0] == "Record"
+
+
+def test_min_in_sync_holds() -> None:
+    hasty = volume(leg("a"), leg("b"))
+    spec = msgspec.structs.replace(hasty.spec, on_failure=msgspec.structs.replace(hasty.spec.on_failure, min_in_sync=2))
+    v = msgspec.structs.replace(hasty, spec=spec)
+    down = standing(up=False, live="connecting")
+    plan = node.plan(v, down, msgspec.structs.replace(AROUND, failed_devices=frozenset({"dev-b"})), REMEMBERED)
+    assert plan.steps == ()
+    assert "writes wait" in plan.waits[0]
+
+
+def test_a_path_back_in_the_same_life_is_reinstated() -> None:
+    steps = planned(volume(leg("a"), leg("b")), standing(up=False))
+    assert kinds(steps) == ["GateReinstate"]
+
+
+def test_a_path_back_in_a_new_life_is_recorded_and_never_reinstated() -> None:
+    back = LegReport(
+        id="b",
+        prepared=True,
+        nqn=names.subsystem_nqn(UUID, "b", 5, "lifec"),
+        address="10.0.0.2:4420",
+        incarnation="lifec",
+    )
+    steps = planned(volume(leg("a"), leg("b"), b=back), standing(up=False))
+    assert kinds(steps) == ["Record", "GateFail", "MdFail", "AcknowledgeFailure"]
+
+
+def test_a_completed_rebuild_is_looked_at_twice_flushed_and_recorded() -> None:
+    v = volume(leg("a"), leg("b", "Rebuilding"))
+    assert kinds(planned(v, standing(holding_b=False))) == ["GateHold"]
+    assert kinds(planned(v, standing(holding_b=True))) == ["Flush", "Record", "Acknowledge"]
+
+
+def test_the_gate_of_a_leg_that_is_copied_does_not_hold() -> None:
+    assert kinds(planned(volume(leg("a"), leg("b", "Rebuilding")), standing(flags_b=("spare",)))) == ["GateFail"]
+
+
+def test_a_leg_dropped_on_record_leaves_the_array() -> None:
+    steps = planned(volume(leg("a"), leg("b", "Failed", releasing=True)), standing())
+    assert kinds(steps) == ["GateFail", "MdFail", "AcknowledgeFailure"]
+
+
+def test_an_absent_leg_is_no_instruction() -> None:
+    plan = node.plan(volume(leg("a")), standing(), AROUND, REMEMBERED)
+    assert plan.steps == ()
+    assert plan.waits == ("leg b stands here but the record does not know it: kept",)
+
+
+def test_a_newer_label_stops_everything() -> None:
+    older = volume(leg("a"), leg("b"), epoch=4)
+    plan = node.plan(older, standing(), AROUND, REMEMBERED)
+    assert plan.steps == ()
+    assert "newer than the record" in plan.waits[0]
+
+
+def test_another_epoch_fences_what_stands() -> None:
+    v = volume(leg("a"), leg("b"), epoch=6, reports=False)
+    moved = msgspec.structs.replace(v.status.attachment, node="n3")
+    v = msgspec.structs.replace(v, status=msgspec.structs.replace(v.status, attachment=moved))
+    plan = node.plan(v, standing(), AROUND, REMEMBERED)
+    assert {type(step).__name__ for step in plan.parts[0]} == {"GateFailPath"}
+    assert plan.report is not None
+    assert (plan.report.front, plan.report.epoch) == ("Fenced", 5), "not confirmed while it stands"
+
+
+def test_a_front_in_use_is_not_taken_down() -> None:
+    plan = node.plan(volume(leg("a"), leg("b"), wanted=""), standing(), AROUND, REMEMBERED)
+    assert plan.steps == ()
+    assert "still in use" in plan.waits[0]
+
+
+def test_after_a_reboot_nothing_is_assembled_under_the_old_epoch() -> None:
+    bare = Kernel(boot_id="boot 2", devices=standing().devices)
+    plan = node.plan(volume(leg("a"), leg("b")), bare, AROUND, Memory())
+    assert not any(isinstance(step, s.Assemble | s.Connect) for step in plan.steps)
+    assert "rebooted" in plan.waits[0]
+
+
+# --- the record ---
+
+
+def test_the_records_patch_tests_all_that_it_relies_on() -> None:
+    operations = record.patch(volume(leg("a"), leg("b")), s.Record(leg="b", old="InSync", new="Stale"))
+    tested = {op["path"]: op["value"] for op in operations if op["op"] == "test"}
+    assert tested == {
+        "/status/attachment/epoch": 5,
+        "/status/mapping/generation": 3,
+        "/status/mapping/recordSeq": 9,
+        "/status/mapping/legs/1/id": "b",
+        "/status/mapping/legs/1/state": "InSync",
+    }
+    changed = {op["path"]: op["value"] for op in operations if op["op"] == "replace"}
+    assert changed == {"/status/mapping/legs/1/state": "Stale", "/status/mapping/recordSeq": 10}
+
+
+def test_a_record_that_has_moved_on_is_not_changed() -> None:
+    with pytest.raises(Conflict, match="not InSync any more"):
+        record.patch(volume(leg("a"), leg("b", "Stale")), s.Record(leg="b", old="InSync", new="Stale"))
+
+
+# --- going still ---
+
+
+def instruction(*, hold_io: bool = False) -> still.Instruction:
+    quiescence = Quiescence(
+        metadata=ObjectMeta(name="q", uid="u"),
+        spec=QuiescenceSpec(hold_io=hold_io, deadline_seconds=30),
+        status=QuiescenceStatus(phase="Instructed", participants=["n1"], volumes=["v"]),
+    )
+    return still.instructed(quiescence, boot_id="b", now=100.0, wall=0.0, generations={"v": 3})
+
+
+MOVING = Standing(settled=True, frozen=False, suspended=False, generation=3)
+FROZEN = Standing(settled=True, frozen=True, suspended=False, generation=3)
+HELD = Standing(settled=True, frozen=True, suspended=True, generation=3)
+APPLIED = Standing(settled=True, frozen=True, suspended=True, generation=4)
+
+
+@pytest.mark.parametrize(
+    ("hold_io", "standings", "now", "released", "phase"),
+    [
+        (False, {"v": None}, 101, False, "Draining"),
+        (False, {"v": MOVING}, 101, False, "Draining"),
+        (False, {"v": FROZEN}, 101, False, "Quiesced"),
+        (True, {"v": FROZEN}, 101, False, "Draining"),
+        (True, {"v": HELD}, 101, False, "Quiesced"),
+        (False, {}, 101, False, "Quiesced"),
+        (False, {"v": MOVING}, 130, False, "Expired"),
+        (False, {"v": FROZEN}, 101, True, "Released"),
+    ],
+)
+def test_when_a_node_is_still(
+    hold_io: bool, standings: dict[str, Standing | None], now: float, released: bool, phase: str
+) -> None:
+    judged = still.judged(instruction(hold_io=hold_io), standings, released=released, now=now, wall=0.0)
+    assert judged.answer.phase == phase
+
+
+def test_a_new_generation_under_a_quiescence_is_applied() -> None:
+    quiet = still.judged(instruction(hold_io=True), {"v": HELD}, released=False, now=101, wall=0.0)
+    assert quiet.answer.hold_remaining_ms == 29_000
+    assert still.judged(quiet, {"v": HELD}, released=False, now=102, wall=0.0).answer.phase == "Quiesced"
+    assert still.judged(quiet, {"v": APPLIED}, released=False, now=102, wall=0.0).answer.phase == "Applied"
+
+
+def test_what_is_over_stays_over() -> None:
+    over = still.judged(instruction(), {"v": FROZEN}, released=True, now=101, wall=0.0)
+    assert still.judged(over, {"v": FROZEN}, released=False, now=102, wall=0.0) == over
+    assert still.wants([over], "v", 102) == (False, False)
+
+
+def test_a_deadline_ends_what_is_wanted() -> None:
+    wanted = instruction(hold_io=True)
+    assert still.wants([wanted], "v", 129.9) == (True, True)
+    assert still.wants([wanted], "v", 130.0) == (False, False)
+    assert still.wants([wanted], "other", 101) == (False, False)

@@ -1,0 +1,37 @@
+"""What people are told by Events: a hold, a lost leg, a disk that failed, and that all is well again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from node_cluster import Cluster
+
+from millpond_core.model.virtualvolume import OnFailure
+
+
+def told(cluster: Cluster, name: str) -> list[tuple[str, bool]]:
+    """(reason, warning) of the Events about an object, in their order."""
+    return [(event.reason, event.warning) for event in cluster.kube.events if event.name == name]
+
+
+async def test_a_lost_disk_is_told_from_the_hold_to_its_end(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        for node in cluster.nodes:
+            await cluster.disk(node, "nvme1")
+        await cluster.volume("v", "n1", "n2", on_failure=OnFailure(hold_seconds=30))
+        await cluster.attach("v", "n1")
+        cluster.world.cut("n2")
+        write = cluster.write("n1", "v", 7, 77)
+        await cluster.until(lambda: ("Holding", True) in told(cluster, "v"), seconds=5)
+        assert not write.done
+        cluster.machine("n2").pull("nvme1")
+        cluster.world.restore("n2")
+        await cluster.until(lambda: ("HoldEnded", False) in told(cluster, "v"))
+        assert write.state == "acknowledged"
+        assert told(cluster, "v").index(("LegLost", True)) < told(cluster, "v").index(("HoldEnded", False))
+        await cluster.until(lambda: ("DiskFailed", True) in told(cluster, "n2-nvme1"))
+        cluster.machine("n2").plug("nvme1")
+        await cluster.rejoin("v", "b")
+        await cluster.until(lambda: told(cluster, "v")[-2:] == [("LegRebuilding", False), ("LegInSync", False)])
+        await cluster.pass_time(4)
+        assert cluster.data("v", "a") == cluster.data("v", "b")

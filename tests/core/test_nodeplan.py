@@ -355,6 +355,17 @@ def test_a_front_in_use_is_not_taken_down() -> None:
     assert "still in use" in plan.waits[0]
 
 
+def test_a_broken_stack_reaches_no_leg_before_its_errors_are_let_out_and_md_is_answered() -> None:
+    """A disk that failed without leaving answers again under its old number: it must not be written to any more."""
+    kernel = standing()
+    assert kernel.array is not None
+    waiting = msgspec.structs.replace(kernel.array, array_state="write-pending")
+    kernel = msgspec.structs.replace(kernel, array=waiting)
+    broken = msgspec.structs.replace(REMEMBERED, broken=True)
+    steps = planned(volume(leg("a"), leg("b")), kernel, broken)
+    assert kinds(steps) == ["GateFailPath", "GateFailPath", "GateFail", "GateFail", "Acknowledge"]
+
+
 def test_after_a_reboot_nothing_is_assembled_under_the_old_epoch() -> None:
     bare = Kernel(boot_id="boot 2", devices=standing().devices)
     plan = node.plan(volume(leg("a"), leg("b")), bare, AROUND, Memory())

@@ -8,6 +8,7 @@ from millpond_core import names
 from millpond_core.nodeplan.attach import Attaching
 from millpond_core.nodeplan.stack import faulty
 from millpond_core.nodeplan.steps import (
+    Acknowledge,
     AcknowledgeFailure,
     Disconnect,
     Flush,
@@ -121,16 +122,7 @@ def fence(plan: Attaching) -> None:
     stack = plan.stack
     front = stack.front
     if front is not None and front.open_count:
-        for leg, path in sorted(stack.paths.items()):
-            status = plan.kernel.gates.get(plan.gate_name(leg))
-            if status is not None and status.path_up:
-                plan.steps.append(
-                    GateFailPath(
-                        name=plan.gate_name(leg),
-                        major_minor=path.major_minor,
-                        why=f"fenced: epoch {plan.epoch} is elsewhere, leg {leg} is not to be touched from here",
-                    )
-                )
+        _fail_paths(plan, f"fenced: epoch {plan.epoch} is elsewhere, leg {{leg}} is not to be touched from here")
         plan.waits.append(
             f"fenced: the volume is under epoch {plan.epoch} elsewhere; its pods here must end, "
             f"{front.open_count} still have it open"
@@ -148,9 +140,11 @@ def fence(plan: Attaching) -> None:
 def broken(plan: Attaching) -> None:
     """Nothing of this epoch can go on: whatever is asked fails, and when nobody has it open any more, it goes.
 
-    No leg in sync can be reached in the life that it had, so nothing can be acknowledged by opening the gates.
+    No leg in sync can be reached in the life that it had. Its path is failed all the same, as a disk that failed without
+    leaving answers again under its old number; so nothing can be acknowledged by opening the gates.
     """
     front = plan.stack.front
+    _fail_paths(plan, "leg {leg} is in a new life: nothing of this epoch is written to it")
     if front is not None and front.suspended:
         plan.steps.append(Resume(name=front.name))
     _open(plan)
@@ -168,8 +162,17 @@ def broken(plan: Attaching) -> None:
     _pull_down(plan)
 
 
+def _fail_paths(plan: Attaching, why: str) -> None:
+    """Nothing reaches any leg from here any more; ``why`` may name the ``{leg}``."""
+    for leg, path in sorted(plan.stack.paths.items()):
+        status = plan.kernel.gates.get(plan.gate_name(leg))
+        if status is not None and status.path_up:
+            name = plan.gate_name(leg)
+            plan.steps.append(GateFailPath(name=name, major_minor=path.major_minor, why=why.format(leg=leg)))
+
+
 def _open(plan: Attaching) -> None:
-    """Let errors pass and answer md for what they do."""
+    """Let errors pass and answer md, for what they do and for whatever else it waits to be told."""
     stack = plan.stack
     plan.steps += [GateFail(name=plan.gate_name(leg)) for leg in sorted(stack.gates) if plan.holding(leg)]
     if stack.array is not None:
@@ -177,6 +180,8 @@ def _open(plan: Attaching) -> None:
             if faulty(stack.member(leg)):
                 number = stack.gates[leg].major_minor
                 plan.steps.append(AcknowledgeFailure(name=stack.array.name, major_minor=number))
+        if stack.array.array_state == "write-pending" and not any(faulty(m) for m in stack.array.members):
+            plan.steps.append(Acknowledge(name=stack.array.name))
 
 
 def _pull_down(plan: Attaching) -> None:

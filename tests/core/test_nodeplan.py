@@ -311,6 +311,28 @@ def test_a_path_back_in_a_new_life_is_recorded_and_never_reinstated() -> None:
     assert kinds(steps) == ["Record", "GateFail", "MdFail", "AcknowledgeFailure"]
 
 
+def test_before_the_array_is_assembled_a_new_life_is_connected_anew() -> None:
+    """Nobody has written under this epoch: the last leg in sync may begin a new life, else it would wait for ever."""
+    back = LegReport(
+        id="b",
+        prepared=True,
+        nqn=names.subsystem_nqn(UUID, "b", 5, "lifec"),
+        address="10.0.0.2:4420",
+        incarnation="lifec",
+    )
+    v, kernel = volume(leg("a", "Rebuilding"), leg("b"), b=back), standing(up=False)
+    there = {name: dm for name, dm in kernel.dm.items() if name != names.front(UUID)}
+    kernel = msgspec.structs.replace(kernel, dm=there, array=None)
+    fresh = msgspec.structs.replace(REMEMBERED, assembled=False)
+    half_made = msgspec.structs.replace(kernel, array=standing().array)
+    for looked, expected in (
+        (half_made, ["Stop"]),
+        (kernel, ["RemoveDm", "RemoveDm", "Disconnect", "Remember"]),
+    ):
+        stack, *_ = node.plan(v, looked, AROUND, fresh).parts
+        assert kinds(list(stack)) == expected
+
+
 def test_a_completed_rebuild_is_looked_at_twice_flushed_and_recorded() -> None:
     v = volume(leg("a"), leg("b", "Rebuilding"))
     assert kinds(planned(v, standing(holding_b=False))) == ["GateHold"]

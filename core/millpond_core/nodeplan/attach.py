@@ -142,6 +142,17 @@ class Attaching:
             return False
         return found.state == "Lost" or (bool(found.incarnation) and found.incarnation != known.incarnation)
 
+    def begins_anew(self, leg: Leg) -> bool:
+        """The leg is in a new life of which nothing is expected: what leads to the old one goes, then it is connected.
+
+        One that is rebuilt starts from the beginning; and before the array was assembled nobody has written under this
+        epoch, so what the leg's disk has kept is all that there ever was to keep.
+        """
+        found, known = self.sources[leg.id], self.memory.legs.get(leg.id, _NOTHING)
+        if not found.incarnation or self.same_life(leg.id):
+            return False
+        return leg.state == "Rebuilding" or (bool(known.incarnation) and not self.memory.assembled)
+
     # --- rungs ---
 
     def give_up(self, *, back: bool) -> bool:
@@ -235,12 +246,12 @@ class Attaching:
             found = self.sources[leg.id]
             if leg.id not in self.stack.paths or leg.id not in self.stack.gates:
                 self._build(leg, found)
-            elif not self.same_life(leg.id) and found.incarnation and leg.state == "Rebuilding":
-                # Nothing of the old life counts: from the start.
-                if self.stack.member(leg.id) is not None:
-                    self._out_of_array(leg.id)
-                else:
+            elif self.begins_anew(leg):
+                if self.stack.member(leg.id) is None:
                     self._dismantle(leg.id)
+                elif self.memory.assembled:
+                    self._out_of_array(leg.id)
+                continue
             elif self.same_life(leg.id):
                 self._take_up(leg, found)
             if leg.id in self.down:
@@ -371,8 +382,8 @@ class Attaching:
     def _due(self, leg: Leg) -> str:
         """Why the leg is given up now; empty: it is not."""
         member, found = self.stack.member(leg.id), self.sources[leg.id]
-        if leg.state == "Rebuilding" and found.incarnation and not self.same_life(leg.id):
-            return ""  # what is left of its old life goes, and it starts anew
+        if self.begins_anew(leg):
+            return ""
         if faulty(member):
             return "md saw an error"
         standing = self.memory.assembled and self.stack.array is not None

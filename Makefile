@@ -59,7 +59,7 @@ lock: ## Pin the dependencies anew (needs pip-tools)
 	@tools/lock.sh
 
 ##@ The lab: three nodes with stock kernels, no Docker, no KVM needed
-.PHONY: lab-up lab-status lab-shell lab-down
+.PHONY: lab-up lab-status lab-shell lab-fault lab-down
 lab-up: ## Start it (KERNEL=6.1|6.12)
 	@$(PY) -m lab up --kernel $(KERNEL)
 
@@ -68,6 +68,9 @@ lab-status: ## What is running, and where its kubeconfig is
 
 lab-shell: ## A root shell on a node (NODE=n1)
 	@$(PY) -m lab shell $(or $(NODE),$(error say which node: make lab-shell NODE=n1))
+
+lab-fault: ## Cause or undo a fault (DO="unplug n1 n1-disk1"; plug, cut-link, restore-link, power-off, power-on ...)
+	@$(PY) -m lab fault $(or $(DO),$(error say what and where: make lab-fault DO="unplug n1 n1-disk1"))
 
 lab-down: ## Stop it and leave nothing behind
 	@$(PY) -m lab down

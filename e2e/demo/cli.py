@@ -31,7 +31,7 @@ The cluster stays up (KEEP=1). Try:
   kubectl explain vvol.status.mapping
   kubectl -n millpond-system logs deploy/millpond-operator
   make lab-shell NODE=n1            then: dmsetup ls --tree; cat /proc/mdstat
-  python -m lab fault plug {node} {disk}    the pulled disk comes back
+  make lab-fault DO="plug {node} {disk}"    the pulled disk comes back
 
   make lab-down                     when you have seen enough
 """

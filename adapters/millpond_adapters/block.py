@@ -92,6 +92,8 @@ class BlockDevices:
     async def alive(self, path: str) -> bool:
         try:
             return len(await rawio.read(path, 0, 4096, seconds=ALIVE_SECONDS)) == 4096
+        except DeadlineExceeded:
+            raise
         except MillpondError:
             return False
 

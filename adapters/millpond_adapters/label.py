@@ -49,6 +49,11 @@ class LabelArea:
     async def write(self, path: str, label: Label) -> None:
         slots = await self._slots(path)
         present = newest(path, slots)
+        if present is None and label.sequence != 1:
+            raise Conflict(
+                f"{path} has no label, and the one to be written (sequence {label.sequence}) is no device's first: "
+                "it is another disk than it was"
+            )
         if present is not None and label.sequence <= present.sequence:
             raise Conflict(
                 f"{path} has a label with sequence {present.sequence}; one with {label.sequence} would be older: "

@@ -115,14 +115,14 @@ def serial(volume: str, leg: str) -> str:
     return hashlib.sha256(f"{volume}:{leg}".encode()).hexdigest()[:20]
 
 
-def host_nqn(node_uid: str) -> str:
-    """NQN under which the node with this StorageNode uid connects."""
-    return f"{NQN_PREFIX}host:{node_uid}"
+def host_nqn(cluster: str, node: str) -> str:
+    """NQN under which a node connects. Made of the cluster's uid and the node's name: it outlives the StorageNode."""
+    return f"{NQN_PREFIX}host:{uuid.uuid5(_NAMESPACE, f'{cluster}/{node}')}"
 
 
-def host_id(node_uid: str) -> str:
+def host_id(cluster: str, node: str) -> str:
     """NVMe host identifier that belongs to ``host_nqn``."""
-    return str(uuid.uuid5(_NAMESPACE, host_nqn(node_uid)))
+    return str(uuid.uuid5(_NAMESPACE, host_nqn(cluster, node)))
 
 
 def incarnation(boot_id: str, attach_counts: list[tuple[str, int]]) -> str:

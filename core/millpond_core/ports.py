@@ -237,7 +237,10 @@ class Block(Protocol):
     async def flush(self, path: str) -> None: ...
 
     async def alive(self, path: str) -> bool:
-        """Whether the device still answers: reads one sector, uncached."""
+        """Whether the device answers without an error: reads one sector, uncached.
+
+        DeadlineExceeded: it has not answered yet, which says nothing.
+        """
         ...
 
     def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:

@@ -29,7 +29,11 @@ from millpond_node.host import Config, Ports
 from millpond_node.writer import Writer
 
 log = logging.getLogger(__name__)
-_MUTE_TIMES = 2
+_ERRORS = 2
+"""So many errors in a row, and a disk is taken for dead."""
+_SILENT_SECONDS = 30.0
+"""A disk that has answered nothing for so long is taken for dead. The kernel's own limits turn a dead one into errors,
+or take it away, sooner; what is merely slow must not look like a power loss to all who have a leg on it."""
 
 
 class Devices:
@@ -50,8 +54,10 @@ class Devices:
         self._disks: dict[tuple[str, int], DiskSeen] = {}
         self._observed: dict[str, DeviceObservation] = {}
         self._checked: dict[str, float] = {}
-        self._mute: dict[str, int] = {}
-        """How often in a row a disk did not answer."""
+        self._errors: dict[str, int] = {}
+        """How often in a row a disk answered with an error."""
+        self._silent_since: dict[str, float] = {}
+        """Disks that have not answered yet → since when (CLOCK_BOOTTIME)."""
         self._unclear = False
         """A disk was too slow to tell what it is: none is taken for gone."""
         self._lock = asyncio.Lock()
@@ -106,34 +112,47 @@ class Devices:
         for key, alive in zip(due, answers, strict=True):
             name, seen = key[0], self._disks[key]
             self._checked[name] = now
+            if alive is None:
+                self._checked[name] = now - self._config.alive_seconds
+                if self._silent_too_long(name):
+                    self._disks[key] = msgspec.structs.replace(seen, alive=False)
+                continue
+            self._silent_since.pop(name, None)
             if alive and not seen.alive:
                 self._disks[key] = await self._patiently(seen.disk) or seen
             elif alive:
-                self._mute.pop(name, None)
+                self._errors.pop(name, None)
             else:
-                # Once is a node that is short of breath, and giving up a disk costs a rebuild.
-                self._mute[name] = self._mute.get(name, 0) + 1
+                # Once is not enough: giving up a disk costs a rebuild.
+                self._errors[name] = self._errors.get(name, 0) + 1
                 self._checked[name] = now - self._config.alive_seconds
-                if self._mute[name] >= _MUTE_TIMES:
+                if self._errors[name] >= _ERRORS:
                     self._disks[key] = msgspec.structs.replace(seen, alive=False)
+
+    def _silent_too_long(self, name: str) -> bool:
+        now = self._ports.clock.boottime()
+        return now - self._silent_since.setdefault(name, now) >= _SILENT_SECONDS
 
     async def _patiently(self, disk: BlockDisk) -> DiskSeen | None:
         """What lies on a disk; None: it is slow to answer, and it is too early to say anything of it."""
         try:
             seen = await self._examine(disk)
         except DeadlineExceeded as error:
-            self._mute[disk.name] = self._mute.get(disk.name, 0) + 1
             log.warning("disk %s: %s", disk.path, error)
-            if self._mute[disk.name] >= _MUTE_TIMES:
+            if self._silent_too_long(disk.name):
                 return DiskSeen(disk=disk, alive=False)
             self._unclear = True
             return None
-        self._mute.pop(disk.name, None)
+        self._silent_since.pop(disk.name, None)
+        self._errors.pop(disk.name, None)
         return seen
 
-    async def _alive(self, path: str) -> bool:
+    async def _alive(self, path: str) -> bool | None:
+        """Whether the disk answers; None: it has not, yet."""
         try:
             return await self._ports.block.alive(path)
+        except DeadlineExceeded:
+            return None
         except MillpondError:
             return False
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from millpond_core import names
-from millpond_core.errors import MillpondError
+from millpond_core.errors import Conflict, MillpondError
 from millpond_core.model import VirtualVolume
 from millpond_core.nodeplan import record, steps
 from millpond_core.nodeplan.steps import Remember, Step
@@ -96,6 +96,12 @@ class Executor:
 
     async def _record(self, bench: Bench, step: steps.Record) -> None:
         kube, name = self._ports.kube, bench.volume.metadata.name
+        epoch = bench.volume.status.attachment.epoch
+        if epoch != bench.memory.epoch:
+            # The patch tests what the newest object says; this was decided under another epoch.
+            raise Conflict(
+                f"{name} is under epoch {epoch} now, not {bench.memory.epoch}: leg {step.leg} is looked at again"
+            )
         try:
             bench.see(await kube.patch(VirtualVolume, name, record.patch(bench.volume, step), status=True))
         except MillpondError:

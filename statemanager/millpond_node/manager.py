@@ -152,8 +152,8 @@ class StateManager:
     def _know(self, node: StorageNode) -> None:
         if self._node is None or self._node.metadata.uid != node.metadata.uid:
             self.writer.again(StorageNode, node.metadata.name)
-            self.volumes.host_nqn = names.host_nqn(node.metadata.uid)
-            self.volumes.host_id = names.host_id(node.metadata.uid)
+            self.volumes.host_nqn = names.host_nqn(self.devices.cluster, self._config.node)
+            self.volumes.host_id = names.host_id(self.devices.cluster, self._config.node)
             self.volumes.ask_all()
         self._node = node
         self._report()

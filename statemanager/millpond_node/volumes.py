@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from millpond_core import names
-from millpond_core.errors import Busy, MillpondError, NotFound
+from millpond_core.errors import Busy, MillpondError
 from millpond_core.instants import stamp
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.virtualvolume import NodeReport, PathReport
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 _ROUNDS = 60
 """Looks and plans in one go; a volume that needs more waits its turn."""
 
+_ASK_SECONDS = 1.0
+"""For so long a plan waits for what the API server knows of others."""
 _RETRY_SECONDS = 0.5
 """After a step that failed."""
 
@@ -237,30 +239,36 @@ class Volumes:
         if node in ("", self._config.node):
             return self.host_nqn
         if not self._host_nqns.get(node):
-            with contextlib.suppress(NotFound):
-                self._host_nqns[node] = (await self._ports.kube.get(StorageNode, node)).status.host_nqn
+            with contextlib.suppress(MillpondError, TimeoutError):
+                async with asyncio.timeout(_ASK_SECONDS):
+                    self._host_nqns[node] = (await self._ports.kube.get(StorageNode, node)).status.host_nqn
         return self._host_nqns.get(node, "")
-
-    def forget_host(self, node: str) -> None:
-        self._host_nqns.pop(node, None)
 
     async def _failed(self, known: Volume) -> frozenset[str]:
         """Devices that their nodes report as failed, under legs that cannot be reached from here."""
-        failed = set()
-        for leg in known.volume.status.mapping.legs:
-            if leg.id not in known.planned.down:
-                continue
-            for device in {extent.device for extent in leg.extents}:
-                if (own := self._devices.seen.get(device)) is not None:
-                    failed |= set() if own.present else {device}
-                    continue
-                try:
-                    found = await self._ports.kube.get(StorageDevice, device)
-                except MillpondError:
-                    continue  # nobody knows: it is not taken for failed
-                if found.status.observation.state == "Failed":
-                    failed.add(device)
-        return frozenset(failed)
+        under = {
+            extent.device
+            for leg in known.volume.status.mapping.legs
+            if leg.id in known.planned.down
+            for extent in leg.extents
+        }
+        own = {name: seen for name in under if (seen := self._devices.seen.get(name)) is not None}
+        asked = [asyncio.ensure_future(self._says_failed(device)) for device in sorted(under - own.keys())]
+        if asked:
+            # What nobody knows is not taken for failed; reads and writes may wait for this plan.
+            _, slow = await asyncio.wait(asked, timeout=_ASK_SECONDS)
+            for task in slow:
+                task.cancel()
+        told = {task.result() for task in asked if task.done() and not task.cancelled()}
+        return frozenset({name for name, seen in own.items() if not seen.present} | told - {""})
+
+    async def _says_failed(self, device: str) -> str:
+        """The device's name if its node says that it has failed; empty: it does not, or nobody answers."""
+        try:
+            found = await self._ports.kube.get(StorageDevice, device)
+        except MillpondError:
+            return ""
+        return device if found.status.observation.state == "Failed" else ""
 
     def _clocks(self, known: Volume, now: float) -> None:
         for leg in known.planned.down:

@@ -83,8 +83,18 @@ class Watchdog:
 
     def _end(self, front: str) -> None:
         say(f"the hold of {front} is over: reads and writes go on")
+        before = {hold.front: hold for hold in holds.read(self._holds)}.get(front)
         self._resume(front)
-        holds.forget(self._holds, front)
+        if {hold.front: hold for hold in holds.read(self._holds)}.get(front) == before:
+            holds.forget(self._holds, front)  # else another hold has begun meanwhile
+
+    def end_all(self) -> None:
+        """End every hold, due or not."""
+        for hold in holds.read(self._holds):
+            try:
+                self._end(hold.front)
+            except OSError as error:
+                say(f"{hold.front} could not be resumed: {error}")
 
     def _suspended(self) -> set[str]:
         """Fronts that are suspended."""
@@ -110,15 +120,20 @@ class Watchdog:
             self._watched[array] = handle
             self._poll.register(handle, select.POLLPRI | select.POLLERR)
         for array in self._watched.keys() - there:
-            handle = self._watched.pop(array)
-            self._poll.unregister(handle)
-            os.close(handle)
+            self._forget(array)
+
+    def _forget(self, array: str) -> None:
+        handle = self._watched.pop(array)
+        self._poll.unregister(handle)
+        os.close(handle)
 
     def _state(self, array: str) -> str:
         """array_state; reading it arms the next wait."""
         try:
             return os.pread(self._watched[array], 64, 0).decode().strip()
         except OSError:
+            # Stopped, and perhaps made anew under its name: what was opened is another's, and deaf for good.
+            self._forget(array)
             return ""
 
     def answer(self, array: str) -> bool:
@@ -210,6 +225,8 @@ def main() -> None:
     while not stopped.is_set():
         watchdog.look()
         watchdog.wait(LOOK_SECONDS)
+    # Nobody keeps the deadlines from here on.
+    watchdog.end_all()
     say("stopped")
 
 

@@ -63,10 +63,19 @@ async def test_each_write_leaves_the_newest_label_standing(disk: Path) -> None:
 
 
 async def test_an_older_sequence_is_refused(disk: Path) -> None:
-    await LABELS.write(str(disk), later(5))
+    for sequence in (1, 5):
+        await LABELS.write(str(disk), later(sequence))
     with pytest.raises(Conflict, match="sequence 5"):
         await LABELS.write(str(disk), later(5))
     assert await LABELS.read(str(disk)) == later(5)
+
+
+async def test_a_disk_without_a_label_gets_none_but_a_first_one(disk: Path) -> None:
+    """Another disk in the place of the one that was known is left as it is."""
+    before = disk.read_bytes()
+    with pytest.raises(Conflict, match="another disk"):
+        await LABELS.write(str(disk), later(5))
+    assert disk.read_bytes() == before
 
 
 async def test_a_damaged_label_is_no_blank_disk(disk: Path) -> None:

@@ -241,7 +241,11 @@ def test_a_prepared_spare_calls_for_a_quiescence(
         mapping=STALE,
         spares=[SPARE],
         next_leg=3,
-        nodes=[report("n1", "a", front="Active"), report("n2"), report("n3", "c")],
+        nodes=[
+            report("n1", "a", front="Active", paths=[PathReport(id="a", path="Up")]),
+            report("n2"),
+            report("n3", "c"),
+        ],
     )
     there = world(spared, *([] if status.get("claimed") else [lost("n2", since=NOW - 99)]), **health)
     decision = decided(there, NOW + 60)
@@ -255,6 +259,17 @@ def test_a_prepared_spare_calls_for_a_quiescence(
     assert decided(world(spared, *there.devices.values(), made, **health), NOW + 60) == Wait(
         "Quiescing", f"quiescence {made.metadata.name} is under way"
     )
+
+
+def test_nothing_is_changed_while_the_attach_node_reaches_no_leg_in_sync() -> None:
+    """What is retired is given back soon after: there must be a leg that the volume is living on."""
+    attached = [
+        report("n1", "a", front="Active", paths=[PathReport(id="a", path="Down")]),
+        report("n2"),
+        report("n3", "c"),
+    ]
+    spared = mapped(mapping=STALE, spares=[SPARE], next_leg=3, nodes=attached)
+    assert changes.ready(world(spared, lost("n2", since=NOW - 99)), spared, NOW + 60) is None
 
 
 def test_the_commit_names_all_that_it_was_decided_from() -> None:

@@ -28,7 +28,7 @@ from millpond_core.nodeplan import steps as s
 from millpond_core.nodeplan.claim import DiskSeen
 from millpond_core.nodeplan.still import Standing
 from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, LegMemory, Memory
-from millpond_core.observed import Array, BlockDisk, Controller, DmDevice, GateStatus, Label, LabelLeg, Member
+from millpond_core.observed import Array, BlockDisk, Controller, DmDevice, Export, GateStatus, Label, LabelLeg, Member
 from millpond_core.units import MIB
 
 UUID = "7d3c4b52-53b6-5d0c-9a35-2d1c8d8f7a10"
@@ -123,7 +123,8 @@ def test_an_nqn_says_what_it_was_made_of(volume: object, leg: str, epoch: int, l
 
 
 @pytest.mark.parametrize(
-    "nqn", ["", names.NQN_PREFIX, names.host_nqn("u"), "nqn.2014-08.org:v:a:e1:x", f"{names.NQN_PREFIX}v:a:x1:l"]
+    "nqn",
+    ["", names.NQN_PREFIX, names.host_nqn("cluster", "u"), "nqn.2014-08.org:v:a:e1:x", f"{names.NQN_PREFIX}v:a:x1:l"],
 )
 def test_other_nqns_are_nobodys(nqn: str) -> None:
     assert names.parse_nqn(nqn) is None
@@ -299,6 +300,17 @@ def test_a_path_back_in_the_same_life_is_reinstated() -> None:
     assert kinds(steps) == ["GateReinstate"]
 
 
+def test_a_path_that_leads_elsewhere_now_is_looked_at_again_before_it_is_taken_up() -> None:
+    """Device numbers are used again: the held writes must not follow a swap without a second look."""
+    kernel = standing(up=False)
+    live = kernel.controllers[NQN_B]
+    moved = msgspec.structs.replace(
+        live, namespaces=(("259:77", "nvme9n1", names.namespace_uuid(UUID, "b", 5, "lifeb")),)
+    )
+    kernel = msgspec.structs.replace(kernel, controllers={NQN_B: moved})
+    assert kinds(planned(volume(leg("a"), leg("b")), kernel)) == ["SwapDm"]
+
+
 def test_a_path_back_in_a_new_life_is_recorded_and_never_reinstated() -> None:
     back = LegReport(
         id="b",
@@ -346,6 +358,104 @@ def test_the_gate_of_a_leg_that_is_copied_does_not_hold() -> None:
 def test_a_leg_dropped_on_record_leaves_the_array() -> None:
     steps = planned(volume(leg("a"), leg("b", "Failed", releasing=True)), standing())
     assert kinds(steps) == ["GateFail", "MdFail", "AcknowledgeFailure"]
+
+
+def test_a_generation_is_in_force_once_nothing_that_it_drops_stands() -> None:
+    """Leg a is dropped, but b cannot be reached: a is kept, and nobody may hear that the volume goes on without it."""
+    v, kernel = volume(leg("a", "Failed", releasing=True), leg("b")), standing(up=False, live="connecting")
+    before = msgspec.structs.replace(REMEMBERED, generation=2)
+    plan = node.plan(v, kernel, AROUND, before)
+    assert not any(isinstance(step, s.Remember) for step in plan.steps), plan.steps
+    assert plan.report is not None
+    assert plan.report.generation == 2
+    assert any("kept" in wait for wait in plan.waits)
+    assert not any(isinstance(step, s.RemoveDm | s.DropLeg) for step in plan.steps), "its device is still in use"
+
+
+def leg_node(generation: int, *, host: str = "h1", state: str = "Failed") -> tuple[list[s.Step], str]:
+    """(steps, NQN shown) of n2, which exports leg b, while n1 says that ``generation`` is in force."""
+    dropped = leg("b", state, releasing=state == "Failed")
+    v = volume(leg("a"), dropped)
+    nqn = names.subsystem_nqn(UUID, "b", 5, names.incarnation("boot", [("d2", 1)]))
+    name = names.leg(UUID, "b")
+    entry = LabelLeg(
+        volume=UUID,
+        volume_name="v",
+        leg="b",
+        size_bytes=SIZE,
+        extents=((0, 0, 5),),
+        epoch=5,
+        generation=3,
+        record_seq=9,
+        state=state,
+        zeroed=True,
+        synced_epoch=5,
+    )
+    on_disk = Label(cluster="c", device_uuid="d2", device_name="dev-b", sequence=4, attach_count=1, legs=(entry,))
+    there = [NodeReport(node="n1", epoch=5, generation=generation), NodeReport(node="n2", epoch=5)]
+    v = msgspec.structs.replace(v, status=msgspec.structs.replace(v.status, nodes=there))
+    dm = DmDevice(
+        name=name, uuid=names.dm_uuid(name), major_minor="253:0", table="0 40960 linear 259:0 8192", open_count=1
+    )
+    export = Export(
+        nqn=nqn,
+        device=f"/dev/mapper/{name}",
+        namespace_uuid="u",
+        enabled=True,
+        linked=True,
+        allowed_hosts=("h1",),
+    )
+    device = DeviceSeen(name="dev-b", device_uuid="d2", present=True, major_minor="259:0", path="/dev/x", label=on_disk)
+    kernel = Kernel(boot_id="boot", dm={name: dm}, exports={nqn: export}, devices={"dev-b": device})
+    around = msgspec.structs.replace(AROUND, node="n2", attach_host_nqn=host)
+    memory = Memory(confirmed=5, generation=3, record_seq=9, built={"b": names.incarnation("boot", [("d2", 1)])})
+    plan = node.plan(v, kernel, around, memory)
+    assert plan.report is not None
+    return list(plan.steps), plan.report.legs[0].nqn
+
+
+def test_a_released_leg_stays_until_the_attach_node_goes_on_without_it() -> None:
+    steps, nqn = leg_node(generation=2)
+    assert steps == []
+    assert nqn, "the attach node may still have it in its array"
+    steps, nqn = leg_node(generation=3)
+    assert kinds(steps) == ["Unexport", "RemoveDm", "Remember", "DropLeg"]
+    assert nqn == ""
+
+
+def test_an_export_stays_while_the_attach_nodes_name_is_not_known() -> None:
+    steps, nqn = leg_node(generation=3, host="", state="InSync")
+    assert (steps, bool(nqn)) == ([], True)
+
+
+def test_a_lost_leg_that_is_being_rebuilt_leaves_before_its_record() -> None:
+    """Nobody relies on it: an API server that is out must not hold writes for its sake."""
+    v = volume(leg("a"), leg("b", "Rebuilding"))
+    down = standing(up=False, live="connecting", flags_b=("faulty", "blocked"), holding_b=False)
+    assert kinds(planned(v, down)) == ["AcknowledgeFailure", "Record"]
+
+
+def test_a_complete_leg_in_a_new_life_leaves_with_its_gate_open() -> None:
+    """It was about to be promoted: a write that its gate holds would keep it a member for ever."""
+    back = LegReport(
+        id="b",
+        prepared=True,
+        nqn=names.subsystem_nqn(UUID, "b", 5, "lifec"),
+        address="10.0.0.2:4420",
+        incarnation="lifec",
+    )
+    v = volume(leg("a"), leg("b", "Rebuilding"), b=back)
+    assert kinds(planned(v, standing(up=False)))[:3] == ["GateFail", "MdFail", "AcknowledgeFailure"]
+
+
+def test_a_leg_that_was_in_use_is_never_zeroed() -> None:
+    v = volume(leg("a"), leg("b"), reports=False)
+    kernel = standing()
+    blank = msgspec.structs.replace(kernel.devices["dev-a"], label=msgspec.structs.replace(EMPTY, device_uuid="d1"))
+    kernel = Kernel(boot_id="boot", devices={"dev-a": blank})
+    plan = node.plan(v, kernel, AROUND, Memory())
+    assert not any(isinstance(step, s.PutLeg | s.Zero | s.CreateDm) for step in plan.steps)
+    assert any("kept away, not erased" in wait for wait in plan.waits)
 
 
 def test_an_absent_leg_is_no_instruction() -> None:

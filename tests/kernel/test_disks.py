@@ -172,15 +172,15 @@ async def test_a_pulled_disk_under_an_export_is_held_and_its_stack_can_be_taken_
             f"/dev/mapper/{leg}",
             namespace_uuid=space,
             serial=names.serial(volume, "a"),
-            host_nqn=names.host_nqn("n"),
+            host_nqn=names.host_nqn("cluster", "n"),
             address="127.0.0.1",
             port=names.NVME_PORT,
         )
         controller = await host.connect(
             nqn,
             f"127.0.0.1:{names.NVME_PORT}",
-            host_nqn=names.host_nqn("n"),
-            host_id=names.host_id("n"),
+            host_nqn=names.host_nqn("cluster", "n"),
+            host_id=names.host_id("cluster", "n"),
             namespace_uuid=space,
         )
         number = controller.namespaces[0][0]

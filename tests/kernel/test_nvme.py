@@ -19,8 +19,8 @@ from millpond_core import layout, names
 from millpond_core.errors import Busy, Conflict, Unavailable
 from millpond_core.ports import NvmeHost, Nvmet
 
-HOST = names.host_nqn("node-1")
-HOST_ID = names.host_id("node-1")
+HOST = names.host_nqn("cluster", "node-1")
+HOST_ID = names.host_id("cluster", "node-1")
 ADDRESS, PORT = "127.0.0.1", names.NVME_PORT
 
 
@@ -113,7 +113,7 @@ async def test_what_is_exported_otherwise_is_refused(wire: Wire) -> None:
     with pytest.raises(Conflict, match="already"):
         await wire.export("a", device=f"/dev/mapper/{wire.volume.leg_name('b')}")
     with pytest.raises(Conflict, match="already"):
-        await wire.export("a", host=names.host_nqn("node-2"))
+        await wire.export("a", host=names.host_nqn("cluster", "node-2"))
     await wire.export("b")
     assert len(sysfs.entries(Path("/sys/kernel/config/nvmet/ports"))) == 1
 
@@ -132,7 +132,7 @@ async def test_nobody_is_let_in_who_is_not_named(wire: Wire) -> None:
     await wire.volume.bare_legs("a")
     with pytest.raises(Unavailable, match="cannot be reached"):
         await wire.connect("a")
-    await wire.export("a", host=names.host_nqn("node-2"))
+    await wire.export("a", host=names.host_nqn("cluster", "node-2"))
     with pytest.raises(Unavailable, match="refuses"):
         await wire.connect("a")
     assert not await wire.host.list()

@@ -189,6 +189,20 @@ async def test_a_disk_that_answers_with_errors_is_failed(tmp_path: Path) -> None
         assert seen(cluster).attach_count == 2, "its cache may be lost"
 
 
+async def test_a_slow_disk_is_no_dead_disk_and_keeps_its_life(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "n1") as cluster:
+        disk = Disk("S1", SIZE)
+        before = await named(cluster, disk, "Claimed")
+        disk.slow = True
+        await cluster.pass_time(25)
+        assert seen(cluster).state == "Claimed"
+        disk.slow = False
+        await cluster.pass_time(10)
+        assert seen(cluster).attach_count == before.attach_count
+        disk.slow = True
+        await cluster.until(lambda: seen(cluster).state == "Failed", seconds=60)
+
+
 async def test_another_disk_in_its_place_is_not_taken_for_it(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "n1") as cluster:
         await named(cluster, Disk("S1", SIZE), "Claimed")

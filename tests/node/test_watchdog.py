@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -142,6 +143,27 @@ def test_it_is_silent_while_an_array_is_stopped(bench: Bench) -> None:
     assert path.read_text().strip() == "active"
 
 
+def test_an_array_made_anew_under_its_name_is_heard_again(bench: Bench) -> None:
+    """Stopped and assembled between two looks: the file that was open is gone, and with it whoever spoke through it."""
+    bench.array("active", "in_sync")
+    bench.look()
+    (name,) = bench.watchdog._watched
+    gone = os.open(bench.system, os.O_RDONLY)  # reading it fails, as reading a removed sysfs file does
+    os.dup2(gone, bench.watchdog._watched[name])
+    os.close(gone)
+    state = bench.array("write-pending", "in_sync")
+    bench.look()
+    bench.look()
+    assert state.read_text().strip() == "active"
+
+
+def test_a_hold_that_has_begun_anew_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.hold(90.0)
+    monkeypatch.setattr(bench.watchdog, "_resume", lambda front: bench.hold(500.0))
+    bench.look()
+    assert [hold.deadline for hold in holds.read(str(bench.run / "holds"))] == [500.0]
+
+
 def test_its_names_are_those_of_the_rest() -> None:
     assert names.front(UUID).startswith(FRONT)
     assert len(names.front(UUID)) == len(FRONT) + 36
@@ -158,10 +180,17 @@ def test_it_imports_nothing_but_the_standard_library() -> None:
     assert answer.stdout.strip() == "[]"
 
 
-def test_it_stops_when_told_to(tmp_path: Path) -> None:
+def test_it_ends_what_it_keeps_and_stops_when_told_to(tmp_path: Path) -> None:
+    resumed, dmsetup = tmp_path / "resumed", tmp_path / "bin" / "dmsetup"
+    dmsetup.parent.mkdir()
+    dmsetup.write_text(f'#!/bin/sh\necho "$@" > {resumed}\n')
+    dmsetup.chmod(0o755)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    later = time.clock_gettime(time.CLOCK_BOOTTIME) + 600
+    holds.write(str(tmp_path / "holds"), holds.Hold(names.front(UUID), later, boot, 0.0))
     child = subprocess.Popen(
         [sys.executable, "-m", "millpond_node.watchdog"],
-        env={"RUN_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"},
+        env={"RUN_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path), "PATH": f"{dmsetup.parent}:/usr/bin:/bin"},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -170,6 +199,8 @@ def test_it_stops_when_told_to(tmp_path: Path) -> None:
         assert "watching" in child.stderr.readline()
         child.terminate()
         assert child.wait(timeout=10) == 0
+        assert resumed.read_text().split() == ["resume", names.front(UUID)], "nobody keeps its deadline any more"
+        assert holds.read(str(tmp_path / "holds")) == []
     finally:
         child.kill()
         child.wait()

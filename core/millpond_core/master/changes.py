@@ -104,7 +104,7 @@ def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
     """The change that could be committed now; None: there is none."""
     if volume.status.mapping.generation == 0 or volume.metadata.deletion_timestamp:
         return None
-    sources = v.in_reach(world, volume)
+    sources = [leg for leg in v.in_reach(world, volume) if v.reached(volume, leg)]
     look = outlook(world, volume, now)
     room = MAX_LEGS - len(volume.status.mapping.legs)
     adopt = [spare for spare in look.spares if v.served(world, volume, spare)][: max(min(look.missing, room), 0)]

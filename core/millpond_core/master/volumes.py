@@ -141,6 +141,12 @@ def in_reach(world: World, volume: VirtualVolume) -> list[Leg]:
     return [leg for leg in legs(volume) if leg.state == "InSync" and loss(world, volume, leg) is None]
 
 
+def reached(volume: VirtualVolume, leg: Leg) -> bool:
+    """Whether the attach node reaches the leg right now; true as well while the volume is attached nowhere."""
+    path = path_report(volume, leg)
+    return not volume.status.attachment.node or (path is not None and path.path == "Up")
+
+
 def leaving(world: World, leg: Leg) -> bool:
     """Whether people want a device under the leg emptied."""
     return any(

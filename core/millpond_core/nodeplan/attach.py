@@ -190,23 +190,22 @@ class Attaching:
         if in_sync(member) and not others:
             self.waits.append(f"leg {leg} is dropped on record, but no other leg in sync is reachable: kept")
             return
-        if self.holding(leg):
-            self.steps.append(GateFail(name=self.gate_name(leg), why=f"leg {leg}: its gate lets errors pass now"))
         if member is not None:
-            self._out_of_array(leg)
+            self.steps += self._out_of_array(leg)
             return
+        if self.holding(leg):
+            self.steps.append(GateFail(name=self.gate_name(leg)))
         self._dismantle(leg)
 
-    def _out_of_array(self, leg: str) -> None:
-        member = self.stack.member(leg)
-        number = self.stack.gates[leg].major_minor
-        if not faulty(member):
-            self.steps.append(MdFail(name=self.array_name, major_minor=number))
-        self.steps.append(
-            AcknowledgeFailure(
-                name=self.array_name, major_minor=number, why=f"leg {leg} left the array: reads and writes go on"
-            )
-        )
+    def _out_of_array(self, leg: str) -> list[Step]:
+        """Its gate first: what it holds would keep the leg a member."""
+        number, steps = self.stack.gates[leg].major_minor, list[Step]()
+        if self.holding(leg):
+            steps.append(GateFail(name=self.gate_name(leg), why=f"leg {leg}: its gate lets errors pass now"))
+        if not faulty(self.stack.member(leg)):
+            steps.append(MdFail(name=self.array_name, major_minor=number))
+        why = f"leg {leg} left the array: reads and writes go on"
+        return [*steps, AcknowledgeFailure(name=self.array_name, major_minor=number, why=why)]
 
     def _dismantle(self, leg: str) -> None:
         """Gate, path and connections of a leg that is no member."""
@@ -250,7 +249,7 @@ class Attaching:
                 if self.stack.member(leg.id) is None:
                     self._dismantle(leg.id)
                 elif self.memory.assembled:
-                    self._out_of_array(leg.id)
+                    self.steps += self._out_of_array(leg.id)
                 continue
             elif self.same_life(leg.id):
                 self._take_up(leg, found)
@@ -320,10 +319,11 @@ class Attaching:
         if found.state != "Ready" or status is None:
             return
         if not self.path_fits(leg.id):
+            # Then another look: numbers are used again, and held writes go wherever the path leads once it is taken up.
             self.steps.append(
                 SwapDm(name=self.path_name(leg.id), table=layout.path_table(found.major_minor, self.bytes))
             )
-        if not status.path_up and not faulty(self.stack.member(leg.id)):
+        elif not status.path_up and not faulty(self.stack.member(leg.id)):
             self.steps.append(
                 GateReinstate(
                     name=self.gate_name(leg.id),
@@ -360,17 +360,20 @@ class Attaching:
             if not why:
                 continue
             if leg.state == "InSync" and not self.may_lose(leg):
+                least = self.volume.spec.on_failure.min_in_sync
+                hint = f" (spec.onFailure.minInSync is {least}; 1 lets them go on)" if least > 1 else ""
                 self.waits.append(
-                    f"leg {leg.id}: {why}; writes wait, too few other legs are in sync to go on without it"
+                    f"leg {leg.id}: {why}; writes wait, too few other legs are in sync to go on without it{hint}"
                 )
                 continue
-            self.steps.append(
-                Record(leg=leg.id, old=leg.state, new="Stale", why=f"leg {leg.id} of {leg.node} is lost: {why}")
-            )
-            if leg.id in self.stack.gates:
-                self.steps.append(GateFail(name=self.gate_name(leg.id)))
+            stale = Record(leg=leg.id, old=leg.state, new="Stale", why=f"leg {leg.id} of {leg.node} is lost: {why}")
+            leaves: list[Step] = []
             if self.stack.member(leg.id) is not None:
-                self._out_of_array(leg.id)
+                leaves = self._out_of_array(leg.id)
+            elif self.holding(leg.id):
+                leaves = [GateFail(name=self.gate_name(leg.id))]
+            # Nobody relies on a leg that is being rebuilt: writes need not wait for its record.
+            self.steps += [stale, *leaves] if leg.state == "InSync" else [*leaves, stale]
             return True
         return False
 

@@ -29,7 +29,7 @@ from millpond_core.nodeplan.steps import (
     Unexport,
     Zero,
 )
-from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, Memory, volume_bytes
+from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, Memory, node_report, volume_bytes
 from millpond_core.observed import LabelLeg
 
 
@@ -127,6 +127,8 @@ def _leg(
     name = names.leg(uuid, leg.id)
     dm = kernel.dm.get(name)
     if leg.releasing:
+        if why := _needed(volume, leg, memory, around):
+            return [], _offered(volume, leg, kernel), why
         return _release(volume, leg, kernel, memory)
     devices, why = _devices(leg, kernel)
     if why:
@@ -180,9 +182,10 @@ def _exported(
     attachment, uuid = volume.status.attachment, volume.spec.uuid
     if attachment.node in ("", around.node) or leg.state == "Failed":
         return steps, "", ""
-    if not around.attach_host_nqn:
-        return steps, "", f"the host NQN of {attachment.node} is not known yet"
     nqn = names.subsystem_nqn(uuid, leg.id, attachment.epoch, incarnation)
+    if not around.attach_host_nqn:
+        # Not knowing is no instruction: what is exported stays so.
+        return steps, nqn if nqn in kernel.exports else "", f"the host NQN of {attachment.node} is not known yet"
     export = kernel.exports.get(nqn)
     if export is None or not (export.enabled and export.linked) or export.allowed_hosts != (around.attach_host_nqn,):
         steps.append(
@@ -198,6 +201,28 @@ def _exported(
             )
         )
     return steps, nqn, ""
+
+
+def _needed(volume: VirtualVolume, leg: Leg, memory: Memory, around: Around) -> str:
+    """Why a leg that is given up is left standing: the attach node may still have it in its array; empty: it may go."""
+    at, generation = volume.status.attachment.node, volume.status.mapping.generation
+    if not at:
+        return ""
+    if at == around.node:
+        in_force = memory.generation
+    else:
+        said = node_report(volume, at)
+        in_force = said.generation if said is not None and said.epoch == volume.status.attachment.epoch else 0
+    return "" if in_force >= generation else f"it leaves when {at} goes on without it (generation {generation})"
+
+
+def _offered(volume: VirtualVolume, leg: Leg, kernel: Kernel) -> str:
+    """The NQN under which the leg is exported under the present epoch; empty: it is not."""
+    epoch = volume.status.attachment.epoch
+    ours = (
+        n for n in sorted(kernel.exports) if (p := names.parse_nqn(n)) and p[:3] == (volume.spec.uuid, leg.id, epoch)
+    )
+    return next(ours, "")
 
 
 def _release(volume: VirtualVolume, leg: Leg, kernel: Kernel, memory: Memory) -> tuple[list[Step], str, str]:
@@ -317,10 +342,8 @@ def _newer_label(volume: VirtualVolume, kernel: Kernel) -> str:
 
 
 def _was_open(volume: VirtualVolume) -> bool:
-    """Whether pods may have written to the volume."""
-    return volume.status.attachment.epoch > 0 and any(
-        report.front != "None" or report.clean_epoch > 0 for report in volume.status.nodes
-    )
+    """Whether pods may have written to the volume: it was attached, once."""
+    return volume.status.attachment.epoch > 0
 
 
 def _confirmed(volume: VirtualVolume, own: list[Leg], kernel: Kernel) -> bool:

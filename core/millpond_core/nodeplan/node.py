@@ -28,7 +28,9 @@ def plan(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) 
         parts.append((Remember(changes={"confirmed": epoch}, why=f"epoch {epoch} confirmed: nothing older is here"),))
     mapping = volume.status.mapping
     in_force = (mapping.generation, mapping.record_seq)
-    if not any(parts) and not around.connecting and in_force != (memory.generation, memory.record_seq):
+    # What the mapping gives up still stands: whoever hears that it is in force takes the leg away under it.
+    dropped = {leg.id for leg in mapping.legs if leg.releasing or leg.state == "Failed"} & set(attaching.stack.legs())
+    if not any(parts) and not around.connecting and not dropped and in_force != (memory.generation, memory.record_seq):
         news = f"generation {mapping.generation} is in force" if mapping.generation != memory.generation else ""
         changes = {"generation": mapping.generation, "record_seq": mapping.record_seq}
         parts.append((Remember(changes=changes, why=news),))

@@ -17,6 +17,8 @@ class Disk:
         self.holders: tuple[str, ...] = ()
         self.failing = False
         """Answers every request with an error."""
+        self.slow = False
+        """Does not answer whether it is alive, as one that is busy."""
         self.durable: dict[int, int] = {}
         self.cache: dict[int, int] = {}
         self.labels: list[Label] = []

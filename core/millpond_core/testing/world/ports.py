@@ -434,6 +434,8 @@ class MemoryBlock(_Port):
 
     async def alive(self, path: str) -> bool:
         number = self.machine.by_name(path)
+        if number and self._disk(path).slow:
+            raise DeadlineExceeded(f"{path} has not answered yet")
         return bool(number) and self.machine.attempt(number, Request("read")) == "ok"
 
     def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
@@ -459,6 +461,8 @@ class MemoryLabels(MemoryBlock):
     async def write(self, path: str, label: Label) -> None:
         await self._step(f"label write {path}")
         disk = self._disk(path)
+        if not disk.labels and label.sequence != 1:
+            raise Conflict(f"{path} has no label, and this is no device's first: it is another disk than it was")
         if disk.labels and label.sequence <= disk.labels[-1].sequence:
             raise Conflict(f"the label of {path} is at {disk.labels[-1].sequence} already, not below {label.sequence}")
         disk.labels.append(label)

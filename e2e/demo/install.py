@@ -16,8 +16,8 @@ CHART = Path(__file__).resolve().parents[2] / "charts" / "millpond"
 NAMESPACE = "millpond-system"
 RELEASE = "millpond"
 API_VERSION = "millpond.io/v1alpha1"
-READY_SECONDS = 300.0
-DISK_SECONDS = 120.0
+READY_SECONDS = 900.0
+DISK_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

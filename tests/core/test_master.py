@@ -320,13 +320,16 @@ def test_the_commit_names_all_that_it_was_decided_from() -> None:
         pytest.param(
             mapped(attachment=Attachment(node="n1", epoch=4, clean=False, boot_id="the boot before")),
             {},
-            {"node": "n1", "epoch": 5, "states": ["InSync", "Rebuilding"]},
+            {"node": "n1", "epoch": 5, "previous": 4, "states": ["InSync", "Rebuilding"]},
             id="a-node-that-rebooted-attaches-anew",
         ),
         pytest.param(
-            mapped(attachment=Attachment(epoch=4), nodes=[report("n1", "a", epoch=9), report("n2", "b", epoch=4)]),
+            mapped(
+                attachment=Attachment(epoch=4, previous=4),
+                nodes=[report("n1", "a", epoch=9), report("n2", "b", epoch=4)],
+            ),
             {},
-            {"node": "n1", "epoch": 10, "states": ["InSync", "InSync"]},
+            {"node": "n1", "epoch": 10, "previous": 0, "states": ["InSync", "InSync"]},
             id="an-epoch-that-anyone-has-noted-is-not-used-again",
         ),
         pytest.param(
@@ -338,8 +341,24 @@ def test_the_commit_names_all_that_it_was_decided_from() -> None:
         pytest.param(
             mapped(wanted=""),
             {"n1": FAILED_NODE},
-            {"node": "", "epoch": 2, "clean": False},
+            {"node": "", "epoch": 2, "clean": False, "previous": 1},
             id="taken-from-a-failed-node-by-a-higher-epoch",
+        ),
+        pytest.param(
+            mapped(wanted="n3", attachment=Attachment(epoch=2, clean=False, previous=1)),
+            {"n1": FAILED_NODE},
+            {"node": "n3", "epoch": 3, "previous": 1, "states": ["Rebuilding", "InSync"]},
+            id="the-epoch-that-fenced-it-had-no-writer",
+        ),
+        pytest.param(
+            mapped(
+                wanted="n3",
+                attachment=Attachment(epoch=4, clean=False),
+                nodes=[report("n1", "a", record_seq=2), report("n2", "b", record_seq=1)],
+            ),
+            {"n1": Health("StateManagerDown")},
+            {"node": "n3", "epoch": 5, "states": ["Rebuilding", "InSync"]},
+            id="nor-one-whose-node-cannot-confirm",
         ),
         pytest.param(
             mapped(wanted="", attachment=Attachment(node="n1", epoch=1, clean=False, boot_id="the boot before")),
@@ -353,6 +372,7 @@ def test_attachments(volume_: VirtualVolume, health: dict[str, Health], after: d
     status = patched(world(volume_, **health)).status
     assert (status.attachment.node, status.attachment.epoch) == (after["node"], after["epoch"])
     assert status.attachment.clean == after.get("clean", False)
+    assert status.attachment.previous == after.get("previous", status.attachment.previous)
     if "states" in after:
         assert [one.state for one in status.mapping.legs] == after["states"]
     assert status.mapping.generation == 1

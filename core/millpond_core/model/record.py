@@ -128,8 +128,8 @@ class Attachment(Wire, omit_defaults=False, frozen=True, kw_only=True):
     previous: Annotated[
         int,
         Meta(
-            description="Epoch under which the volume was last assembled, before this one where a node is named: epochs "
-            "that only fenced a node lie in between. 0: not noted, the one before.",
+            description="Epoch under which the volume was last assembled, before this one where a node is named: one "
+            "that only fenced a node may lie in between. 0: not noted, the one before.",
             ge=0,
         ),
     ] = 0

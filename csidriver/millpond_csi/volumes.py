@@ -111,7 +111,7 @@ def attached(volume: VirtualVolume, node: str) -> VirtualVolume | Wait:
 
 def detached(volume: VirtualVolume | None, node: str) -> bool | Wait:
     """True once ``node`` has nothing of the volume's assembly any more, by its word and the master's; or it was taken
-    from the node, and a leg node that was in sync has confirmed the higher epoch: nothing is acknowledged there any more.
+    from the node, and one whose leg is in sync has confirmed the higher epoch: nothing is acknowledged there any more.
     """
     if volume is None:
         return True

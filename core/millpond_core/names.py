@@ -47,6 +47,11 @@ def node_manager(node: str) -> str:
     return f"millpond-node-{node if len(node) <= 100 else hashlib.sha256(node.encode()).hexdigest()[:40]}"
 
 
+def unique_volume(volume: str) -> str:
+    """What a Node's status calls the VirtualVolume with that name (Kubernetes' plug-in, driver, ^, volume handle)."""
+    return f"kubernetes.io/csi/{DRIVER}^{volume}"
+
+
 def leg_id(number: int) -> str:
     """Id of the ``number``-th leg ever allocated (from 0): a … z, ba, bb …"""
     digits = ""

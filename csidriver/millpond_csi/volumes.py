@@ -110,7 +110,9 @@ def attached(volume: VirtualVolume, node: str) -> VirtualVolume | Wait:
 
 
 def detached(volume: VirtualVolume | None, node: str) -> bool | Wait:
-    """True once ``node`` has nothing of the volume's assembly any more, by its word and the master's."""
+    """True once ``node`` has nothing of the volume's assembly any more, by its word and the master's; or it was taken
+    from the node, and one whose leg is in sync has confirmed the higher epoch: nothing is acknowledged there any more.
+    """
     if volume is None:
         return True
     at, said = volume.status.attachment, report(volume, node)
@@ -119,6 +121,10 @@ def detached(volume: VirtualVolume | None, node: str) -> bool | Wait:
             f"node {node} is taking it down, epoch {at.epoch}"
             f"{_because((said.message if said else '') or volume.status.message)}"
         )
+    others = {leg.node for leg in volume.status.mapping.legs if leg.state == "InSync" and not leg.releasing} - {node}
+    confirmed = {entry.node for entry in volume.status.nodes if entry.epoch >= at.epoch}
+    if not at.node and not at.clean and others and not others & confirmed:
+        return Wait(f"it was taken from {node}, and no leg node has confirmed epoch {at.epoch} yet")
     return True
 
 

@@ -32,6 +32,14 @@ class Faults(Protocol):
         """Undo ``cut``."""
         ...
 
+    def power_off(self, node: str) -> None:
+        """Cut a node's power: whatever it had not written to its disks is lost."""
+        ...
+
+    def power_on(self, node: str) -> None:
+        """Switch it on again, with its disks; returns when it runs commands."""
+        ...
+
     def run(self, node: str, *argv: str, seconds: float = 60, check: bool = True) -> str:
         """Standard output of a command as root on the node."""
         ...
@@ -61,6 +69,12 @@ class LabFaults:
 
     def restore(self, node: str) -> None:
         self._lab.node(node).restore_link()
+
+    def power_off(self, node: str) -> None:
+        self._lab.node(node).power_off()
+
+    def power_on(self, node: str) -> None:
+        self._lab.node(node).power_on()
 
     def run(self, node: str, *argv: str, seconds: float = 60, check: bool = True) -> str:
         return self._lab.node(node).run(*argv, seconds=seconds, check=check).stdout

@@ -19,7 +19,15 @@ from demo.faults import Faults
 from demo.session import MakeWorkload, Session, build_folder, shared
 from demo.workload import Workload
 
-ORDER = ("test_install", "test_bad_input", "test_main_job", "test_volumes", "test_return", "test_kills")
+ORDER = (
+    "test_install",
+    "test_bad_input",
+    "test_main_job",
+    "test_volumes",
+    "test_return",
+    "test_kills",
+    "test_failover",
+)
 DELETE_SECONDS = 300.0
 TEST_SECONDS = 300.0
 

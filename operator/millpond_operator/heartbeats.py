@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from millpond_core import names
 from millpond_core.errors import MillpondError
-from millpond_core.master.node import Heartbeat, judge
+from millpond_core.master.node import Heartbeat, failed, judge
 from millpond_core.ports import Clock, Kube
 from millpond_operator.master import Master
 
@@ -26,6 +26,8 @@ class _Seen(NamedTuple):
     silent: float
     """Seconds for which we looked and it stood still."""
     duration: float
+    moved: bool
+    """Whether it was ever seen to be renewed."""
 
 
 class Heartbeats:
@@ -61,9 +63,9 @@ class Heartbeats:
         for node in self._master.world.nodes:
             seen = self._beat(node, leases.get(names.node_manager(node)), passed)
             self._seen[node] = seen
-            heartbeats[node] = Heartbeat(seen.silent, seen.duration)
-        silent = [node for node, beat in heartbeats.items() if beat.silent_seconds > beat.duration_seconds]
-        kubelets = await self._kubelets() if silent else {}
+            heartbeats[node] = Heartbeat(seen.silent, seen.duration, seen.moved)
+        silent = any(beat.silent_seconds > beat.duration_seconds for beat in heartbeats.values())
+        kubelets = await self._kubelets() if silent or any(map(failed, self._master.world.nodes.values())) else {}
         self._master.judge(judge(self._master.world, heartbeats, kubelets, self._clock.now()))
 
     def _beat(self, node: str, lease: dict[str, object] | None, passed: float) -> _Seen:
@@ -71,8 +73,8 @@ class Heartbeats:
         renewed = str(lease.get("renewTime", "")) if lease else ""
         duration = float(str(lease.get("leaseDurationSeconds") or DEFAULT_DURATION)) if lease else DEFAULT_DURATION
         if known is None or known.renewed != renewed:
-            return _Seen(renewed, 0.0, duration)
-        return _Seen(renewed, known.silent + passed, duration)
+            return _Seen(renewed, 0.0, duration, moved=known is not None)
+        return _Seen(renewed, known.silent + passed, duration, known.moved)
 
     async def _kubelets(self) -> dict[str, bool]:
         """Each Kubernetes Node's Ready condition; Unknown is not Ready."""

@@ -1,7 +1,7 @@
 """The operator's process: puts the parts together and runs until it is told to end.
 
-Environment: POD_NAMESPACE (Leases), POD_NAME (identity), HEALTH_PORT (8080; 0: none), LOG_LEVEL, KUBECONFIG outside of
-a cluster.
+Environment: POD_NAMESPACE (Leases), POD_NAME (identity), HEALTH_PORT (8080; 0: none), FAILOVER (Pods or None, the
+default), LOG_LEVEL, KUBECONFIG outside of a cluster.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import uuid
 from millpond_adapters.clock import SystemClock
 from millpond_adapters.kube import Access, ApiKube, load
 from millpond_core import names
-from millpond_core.errors import MillpondError, NotFound
+from millpond_core.errors import Invalid, MillpondError, NotFound
 from millpond_core.master.world import KINDS, Object
 from millpond_core.model import API_VERSION
 from millpond_core.ports import Kube
 from millpond_operator.events import Events, Sink
+from millpond_operator.failover import Failover
 from millpond_operator.heartbeats import Heartbeats
 from millpond_operator.leader import Leader
 from millpond_operator.master import Master
@@ -52,10 +53,12 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
     clock = SystemClock()
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     port = int(os.environ.get("HEALTH_PORT", "8080")) if port is None else port
+    moves_pods = _moves_pods(os.environ.get("FAILOVER", "None"))
     async with ApiKube(access, component=names.MASTER, namespace=namespace, instance=identity) as kube:
         master = Master(kube, clock)
         leader = Leader(kube, clock, identity, namespace)
         heartbeats = Heartbeats(kube, clock, master, namespace)
+        failover = Failover(kube, clock, master)
         events = Events(access, _into(master), asyncio.get_running_loop())
 
         async def lead() -> None:
@@ -64,6 +67,8 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
             async with asyncio.TaskGroup() as group:
                 group.create_task(master.run())
                 group.create_task(heartbeats.run())
+                if moves_pods:
+                    group.create_task(failover.run())
 
         def wrong() -> str:
             return "" if events.alive else "kopf has ended"
@@ -90,6 +95,12 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
                 task.cancel()
             await asyncio.wait([campaign, asked], timeout=8.0)
             await events.stop()
+
+
+def _moves_pods(failover: str) -> bool:
+    if failover not in ("Pods", "None"):
+        raise Invalid(f"FAILOVER is {failover!r}: it must be Pods or None")
+    return failover == "Pods"
 
 
 async def _kinds_are_there(kube: Kube, stop: asyncio.Event) -> bool:

@@ -19,6 +19,8 @@ from scripted import Nodes
 from lab import components
 from lab.controlplane import ControlPlane
 from millpond_adapters.kube import ApiKube, load
+from millpond_core import names
+from millpond_core.errors import NotFound
 from millpond_core.model import Quiescence, StorageDevice, VirtualVolume
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +28,7 @@ SOURCES = os.pathsep.join(str(ROOT / part) for part in ("core", "adapters", "ope
 GRACE = 3
 NAMESPACE = "millpond-operator-test"
 MIB = 1024 * 1024
+MERGE = "application/merge-patch+json"
 
 
 class RealClock:
@@ -36,14 +39,16 @@ class RealClock:
 
 
 def start(
-    plane: ControlPlane, log: Path, *, kubeconfig: Path | None = None, namespace: str = "default"
+    plane: ControlPlane, log: Path, *, kubeconfig: Path | None = None, namespace: str = "default", **more: str
 ) -> subprocess.Popen[bytes]:
+    """The operator's process; ``more`` goes into its environment."""
     environment = {
         **os.environ,
         "PYTHONPATH": SOURCES,
         "KUBECONFIG": str(kubeconfig or plane.kubeconfig),
         "POD_NAMESPACE": namespace,
         "HEALTH_PORT": "0",
+        **more,
     }
     with log.open("ab") as out:
         return subprocess.Popen(
@@ -201,3 +206,98 @@ async def test_the_charts_rights_are_enough(
     assert "403" not in log.read_text()
     lease = await kube.raw("GET", f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/millpond-master")
     assert not lease["spec"].get("holderIdentity"), "given up, so that a successor need not wait"
+
+
+class Shop:
+    """A StatefulSet's pod on n1 with volume v1, as Kubernetes leaves it when n1 dies; nobody starts it anew."""
+
+    attachment = "/apis/storage.k8s.io/v1/volumeattachments/csi-shop"
+    pod = "/api/v1/namespaces/shop/pods/db-0"
+
+    def __init__(self, kube: ApiKube) -> None:
+        self.kube = kube
+
+    async def open(self) -> None:
+        claim = {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "",
+            "volumeName": "pv-shop",
+            "resources": {"requests": {"storage": "400Mi"}},
+        }
+        csi = {"driver": names.DRIVER, "volumeHandle": "v1"}
+        volume = {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "400Mi"}, "csi": csi}
+        pod = {
+            "nodeName": "n1",
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "c", "image": "i"}],
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+        }
+        owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u", "controller": True}
+        source = {"persistentVolumeName": "pv-shop"}
+        attachment = {"attacher": names.DRIVER, "nodeName": "n1", "source": source}
+        inside = "/api/v1/namespaces/shop"
+        for path, name, body in (
+            ("/api/v1/namespaces", "shop", {}),
+            (f"{inside}/serviceaccounts", "default", {}),
+            ("/api/v1/persistentvolumes", "pv-shop", {"spec": volume}),
+            (f"{inside}/persistentvolumeclaims", "data", {"spec": claim}),
+            ("/api/v1/nodes", "n1", {}),
+            (f"{inside}/pods", "db-0", {"spec": pod, "metadata": {"ownerReferences": [owner]}}),
+            (
+                self.attachment.rpartition("/")[0],
+                "csi-shop",
+                {"spec": attachment, "metadata": {"finalizers": ["external-attacher/csi-millpond-io"]}},
+            ),
+        ):
+            await self.kube.raw("POST", path, {**body, "metadata": {"name": name, **body.get("metadata", {})}})
+        conditions = [{"type": "Ready", "status": "Unknown"}]
+        status = {"conditions": conditions, "volumesInUse": [names.unique_volume("v1")]}
+        await self.kube.raw("PATCH", "/api/v1/nodes/n1/status", {"status": status}, content_type=MERGE)
+
+    async def close(self) -> None:
+        with contextlib.suppress(NotFound):
+            await self.kube.raw("PATCH", self.attachment, {"metadata": {"finalizers": None}}, content_type=MERGE)
+        for path in (
+            self.attachment,
+            self.pod,
+            "/api/v1/nodes/n1",
+            "/api/v1/namespaces/shop",
+            "/api/v1/persistentvolumes/pv-shop",
+        ):
+            with contextlib.suppress(NotFound):
+                await self.kube.raw("DELETE", path, {"gracePeriodSeconds": 0})
+
+
+async def test_a_pod_is_moved_off_a_failed_node_with_the_charts_rights(
+    plane: ControlPlane, kube: ApiKube, nodes: Nodes, account: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "operator.log"
+    process = start(plane, log, kubeconfig=account, namespace=NAMESPACE, FAILOVER="Pods")
+    heartbeats = ApiKube(load(str(plane.kubeconfig)), component="millpond-test", namespace=NAMESPACE)
+    shop = Shop(kube)
+    try:
+        nodes.kube = await heartbeats.__aenter__()
+        await shop.open()
+        await nodes.add_volume("v1", grace=600, preferred_node="n1")
+        await until(kube, "v1", lambda v: v.status.phase == "Ready")
+        await nodes.want("v1", "n1")
+        await until(kube, "v1", lambda v: any(n.front == "Active" for n in v.status.nodes))
+        nodes.nodes["n1"].silent = True
+        volume = await until(kube, "v1", lambda v: v.status.attachment.epoch == 2, seconds=60)
+        assert (volume.spec.attachment.node, volume.status.attachment.node) == ("", "")
+        end = time.monotonic() + 15
+        while "deletionTimestamp" not in (await kube.raw("GET", shop.attachment))["metadata"]:
+            assert time.monotonic() < end, "its VolumeAttachment is not released"
+            await asyncio.sleep(0.2)
+        with pytest.raises(NotFound):
+            await kube.raw("GET", shop.pod)
+        assert not (await kube.raw("GET", "/api/v1/nodes/n1"))["status"].get("volumesInUse")
+        events = (await kube.raw("GET", "/api/v1/namespaces/shop/events"))["items"]
+        assert [event["reason"] for event in events] == ["PodMoved"]
+    finally:
+        nodes.kube = kube
+        stop(process)
+        await shop.close()
+        await heartbeats.__aexit__(None, None, None)
+        print(log.read_text()[-8000:])
+    assert "403" not in log.read_text()

@@ -160,6 +160,39 @@ def test_what_a_process_may_not(objects: list[Object], process: str, resource: s
     assert not any(resource in rule["resources"] and verb in rule["verbs"] for rule in rules(objects, process))
 
 
+def failover_rights(objects: list[Object]) -> set[tuple[str, str]]:
+    roles = of_kind(objects, "ClusterRole")
+    given = roles.get("millpond-failover", {"rules": []})["rules"]
+    return {(resource, verb) for rule in given for resource in rule["resources"] for verb in rule["verbs"]}
+
+
+def test_failover_asks_for_no_more_than_it_needs(objects: list[Object]) -> None:
+    assert failover_rights(objects) == {
+        ("pods", "list"),
+        ("pods", "delete"),
+        ("persistentvolumeclaims", "get"),
+        ("persistentvolumes", "get"),
+        ("volumeattachments", "list"),
+        ("volumeattachments", "delete"),
+        ("nodes/status", "patch"),
+    }
+    (subject,) = of_kind(objects, "ClusterRoleBinding")["millpond-failover"]["subjects"]
+    assert subject == {"kind": "ServiceAccount", "name": "millpond-operator", "namespace": NAMESPACE}
+    policy = of_kind(objects, "ValidatingAdmissionPolicy")["millpond-failover"]["spec"]
+    (condition,) = policy["matchConditions"]
+    assert f"'system:serviceaccount:{NAMESPACE}:millpond-operator'" in condition["expression"], "nobody else's writes"
+    assert names.unique_volume("") in policy["validations"][1]["expression"]
+
+
+@pytest.mark.parametrize("wanted", ["Pods", "None"])
+def test_failover_can_be_left_to_kubernetes(wanted: str) -> None:
+    objects = template("--set", f"failover={wanted}")
+    environment = dict(containers(objects))["millpond-operator/operator"]["env"]
+    assert {"name": "FAILOVER", "value": wanted} in environment
+    assert bool(failover_rights(objects)) is (wanted == "Pods")
+    assert ("millpond-failover" in of_kind(objects, "ValidatingAdmissionPolicy")) is (wanted == "Pods")
+
+
 def test_requests_have_their_own_priority(objects: list[Object]) -> None:
     schema = of_kind(objects, "FlowSchema")["millpond"]
     accounts = {subject["serviceAccount"]["name"] for subject in schema["spec"]["rules"][0]["subjects"]}
@@ -167,7 +200,7 @@ def test_requests_have_their_own_priority(objects: list[Object]) -> None:
 
 
 def test_values_that_make_no_sense_are_refused() -> None:
-    for setting in ("operator.replicas=0", "storageClasses[0].copies=9", "operater.replicas=1"):
+    for setting in ("failover=Nodes", "operator.replicas=0", "storageClasses[0].copies=9", "operater.replicas=1"):
         done = helm("template", "millpond", str(CHART), "--set", setting)
         assert done.returncode != 0, setting
 

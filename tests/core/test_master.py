@@ -335,13 +335,16 @@ def test_the_commit_names_all_that_it_was_decided_from() -> None:
         pytest.param(
             mapped(attachment=Attachment(node="n1", epoch=4, clean=False, boot_id="the boot before")),
             {},
-            {"node": "n1", "epoch": 5, "states": ["InSync", "Rebuilding"]},
+            {"node": "n1", "epoch": 5, "previous": 4, "states": ["InSync", "Rebuilding"]},
             id="a-node-that-rebooted-attaches-anew",
         ),
         pytest.param(
-            mapped(attachment=Attachment(epoch=4), nodes=[report("n1", "a", epoch=9), report("n2", "b", epoch=4)]),
+            mapped(
+                attachment=Attachment(epoch=4, previous=4),
+                nodes=[report("n1", "a", epoch=9), report("n2", "b", epoch=4)],
+            ),
             {},
-            {"node": "n1", "epoch": 10, "states": ["InSync", "InSync"]},
+            {"node": "n1", "epoch": 10, "previous": 0, "states": ["InSync", "InSync"]},
             id="an-epoch-that-anyone-has-noted-is-not-used-again",
         ),
         pytest.param(
@@ -353,8 +356,24 @@ def test_the_commit_names_all_that_it_was_decided_from() -> None:
         pytest.param(
             mapped(wanted=""),
             {"n1": FAILED_NODE},
-            {"node": "", "epoch": 2, "clean": False},
+            {"node": "", "epoch": 2, "clean": False, "previous": 1},
             id="taken-from-a-failed-node-by-a-higher-epoch",
+        ),
+        pytest.param(
+            mapped(wanted="n3", attachment=Attachment(epoch=2, clean=False, previous=1)),
+            {"n1": FAILED_NODE},
+            {"node": "n3", "epoch": 3, "previous": 1, "states": ["Rebuilding", "InSync"]},
+            id="the-epoch-that-fenced-it-had-no-writer",
+        ),
+        pytest.param(
+            mapped(
+                wanted="n3",
+                attachment=Attachment(epoch=4, clean=False),
+                nodes=[report("n1", "a", record_seq=2), report("n2", "b", record_seq=1)],
+            ),
+            {"n1": Health("StateManagerDown")},
+            {"node": "n3", "epoch": 5, "states": ["Rebuilding", "InSync"]},
+            id="nor-one-whose-node-cannot-confirm",
         ),
         pytest.param(
             mapped(wanted="", attachment=Attachment(node="n1", epoch=1, clean=False, boot_id="the boot before")),
@@ -368,6 +387,7 @@ def test_attachments(volume_: VirtualVolume, health: dict[str, Health], after: d
     status = patched(world(volume_, **health)).status
     assert (status.attachment.node, status.attachment.epoch) == (after["node"], after["epoch"])
     assert status.attachment.clean == after.get("clean", False)
+    assert status.attachment.previous == after.get("previous", status.attachment.previous)
     if "states" in after:
         assert [one.state for one in status.mapping.legs] == after["states"]
     assert status.mapping.generation == 1
@@ -506,6 +526,72 @@ def test_what_silence_means(
     verdict = node.judge(world(*objects), beats, kubelets, NOW)
     assert verdict["n2"].state == state
     assert verdict["n1"].state == "Ready"
+
+
+UP = [report("n1", "a", front="Active", paths=[PathReport(id="b", path="Up")]), report("n2", "b")]
+DOWN = [report("n1", "a", front="Active", paths=[PathReport(id="b", path="Down")]), report("n2", "b")]
+
+
+@pytest.mark.parametrize(
+    ("silent", "kubelets", "nodes", "state", "reason", "said"),
+    [
+        pytest.param(["n2"], {"n2": False}, DOWN, "Failed", "NodeGone", "it is gone", id="gone"),
+        pytest.param(["n2"], {"n2": False}, None, "Failed", "NodeGone", "not Ready: it is gone", id="gone-and-unused"),
+        pytest.param(["n2"], {"n2": False}, UP, "Failed", "CutOffFromApiServer", "it runs", id="api-server"),
+        pytest.param(
+            ["n2"], {"n2": True}, DOWN, "Failed", "CutOffFromStorageNetwork", "its kubelet is Ready, but", id="storage"
+        ),
+        pytest.param(
+            ["n2"],
+            {"n2": True},
+            UP,
+            "StateManagerDown",
+            "StateManagerDown",
+            "only without its state manager",
+            id="only-it",
+        ),
+        pytest.param(
+            ["n2", "n3"], {"n2": False, "n3": False}, DOWN, "StateManagerDown", "ManySilent", "2 of 3 nodes", id="many"
+        ),
+    ],
+)
+def test_each_case_is_named(
+    silent: list[str], kubelets: dict[str, bool], nodes: list[NodeReport] | None, state: str, reason: str, said: str
+) -> None:
+    there = world(mapped(nodes=nodes)) if nodes else world()
+    beats = {one: Heartbeat(21.0 if one in silent else 1.0, 20.0) for one in NODES}
+    there.health = node.judge(there, beats, kubelets, NOW)
+    verdict = there.health["n2"]
+    assert (verdict.state, verdict.reason) == (state, reason)
+    assert said in verdict.message
+    decision = planner.decide(there, there.nodes["n2"], NOW)
+    assert isinstance(decision, Act)
+    assert isinstance(decision.step, Apply)
+    told = {one["type"]: (one["status"], one["reason"]) for one in decision.step.status["conditions"]}
+    assert told["NodeFailed"] == ("True" if state == "Failed" else "False", reason)
+    assert [(one.reason, one.warning) for one in decision.notices] == [(reason, True)]
+
+
+def test_a_node_that_reports_is_called_cut_off_when_its_legs_stay_out_of_reach() -> None:
+    there = world(mapped(nodes=DOWN))
+    beats = dict.fromkeys(NODES, Heartbeat(1.0, 20.0))
+    seen = []
+    for seconds in (0, 6, 12):
+        there.health = node.judge(there, beats, {}, NOW + seconds)
+        seen.append((there.health["n2"].state, there.health["n2"].reason))
+    assert seen == [("Ready", ""), ("Ready", ""), ("Ready", "CutOffFromStorageNetwork")]
+    there.put(mapped(nodes=UP))
+    assert node.judge(there, beats, {}, NOW + 15)["n2"].reason == ""
+
+
+def test_for_a_new_master_a_verdict_stands_until_the_node_is_heard_of() -> None:
+    condition = Condition(type="NodeFailed", status="True", reason="NodeGone", last_transition_time=seconds_stamp(NOW))
+    there = world(StorageNode(metadata=meta("n2"), status=StorageNodeStatus(phase="Failed", conditions=[condition])))
+    beats = dict.fromkeys(NODES, Heartbeat(0.0, 20.0, moved=False))
+    verdicts = node.judge(there, beats, {"n2": False}, NOW + 3)
+    assert [verdicts[one].state for one in NODES] == ["Ready", "Failed", "Ready"]
+    assert verdicts["n2"].heard < NOW, "a Lease that only stands there is no sign of life"
+    assert node.judge(there, {**beats, "n2": Heartbeat(0.0, 20.0)}, {"n2": False}, NOW + 3)["n2"].state == "Ready"
 
 
 def test_a_node_that_failed_stays_failed_until_it_is_heard_of() -> None:

@@ -351,6 +351,35 @@ def test_a_completed_rebuild_is_looked_at_twice_flushed_and_recorded() -> None:
     assert kinds(planned(v, standing(holding_b=True))) == ["Flush", "Record", "Acknowledge"]
 
 
+@pytest.mark.parametrize(
+    ("synced", "previous", "delta"),
+    [
+        pytest.param(4, 0, True, id="in sync in the epoch before"),
+        pytest.param(3, 0, False, id="not since"),
+        pytest.param(3, 3, True, id="an epoch that only fenced a node lies in between"),
+        pytest.param(2, 3, False, id="not since the volume was last assembled"),
+    ],
+)
+def test_a_leg_catches_up_when_it_was_in_sync_as_the_volume_was_last_assembled(
+    synced: int, previous: int, delta: bool
+) -> None:
+    said = LegReport(
+        id="b", prepared=True, nqn=NQN_B, address="10.0.0.2:4420", incarnation="lifeb", synced_epoch=synced
+    )
+    there = volume(leg("a"), leg("b", "Rebuilding"), b=said)
+    at = msgspec.structs.replace(there.status.attachment, previous=previous)
+    there = msgspec.structs.replace(there, status=msgspec.structs.replace(there.status, attachment=at))
+    kernel = standing(holding_b=False)
+    assert kernel.array is not None
+    alone = msgspec.structs.replace(kernel.array, members=kernel.array.members[:1])
+    fresh = {**REMEMBERED.legs, "b": LegMemory(slot=1, incarnation="lifeb")}
+    memory = msgspec.structs.replace(REMEMBERED, legs=fresh)
+    added = [
+        step for step in planned(there, msgspec.structs.replace(kernel, array=alone), memory) if isinstance(step, s.Add)
+    ]
+    assert [step.delta for step in added] == [delta]
+
+
 def test_the_gate_of_a_leg_that_is_copied_does_not_hold() -> None:
     assert kinds(planned(volume(leg("a"), leg("b", "Rebuilding")), standing(flags_b=("spare",)))) == ["GateFail"]
 

@@ -9,6 +9,8 @@ import pytest
 
 from millpond_core.errors import Conflict, Invalid, NotFound, Unavailable
 from millpond_core.model import VirtualVolume
+from millpond_core.model.virtualvolume import Attachment, Leg, Mapping, NodeReport, VirtualVolumeStatus
+from millpond_csi import volumes
 from millpond_csi.errors import AlreadyExists, NoRoom, NotReady, OutOfRange, Refused
 from millpond_csi.stubs import csi
 from millpond_csi.testing import Mode, block_capability, mount_capability
@@ -260,6 +262,33 @@ async def test_detach_from_another_node_leaves_the_holder_alone(driver: Any) -> 
     assert (await driver.kube.get(VirtualVolume, "pvc-1")).spec.attachment.node == "n1"
     await driver.call("controller_unpublish_volume", volume_id="pvc-1")
     assert (await driver.kube.get(VirtualVolume, "pvc-1")).spec.attachment.node == ""
+
+
+@pytest.mark.parametrize(
+    ("legs", "epochs", "clean", "done"),
+    [
+        pytest.param({"n1": "InSync", "n2": "InSync"}, {"n2": 1}, False, False, id="nobody has confirmed"),
+        pytest.param({"n1": "InSync", "n2": "InSync"}, {"n1": 2, "n2": 1}, False, False, id="the node does not count"),
+        pytest.param({"n1": "InSync", "n2": "InSync"}, {"n2": 2}, False, True, id="its leg node has"),
+        pytest.param(
+            {"n1": "InSync", "n2": "InSync", "n3": "InSync"}, {"n2": 1, "n3": 2}, False, True, id="one is enough"
+        ),
+        pytest.param({"n1": "InSync", "n2": "Stale"}, {"n2": 1}, False, True, id="there is nobody else"),
+        pytest.param({"n1": "InSync", "n2": "InSync"}, {"n2": 1}, True, True, id="it was detached cleanly"),
+    ],
+)
+def test_a_volume_taken_from_a_node_is_detached_when_the_fence_is_confirmed(
+    legs: dict[str, Any], epochs: dict[str, int], clean: bool, done: bool
+) -> None:
+    status = VirtualVolumeStatus(
+        attachment=Attachment(node="", epoch=2, clean=clean),
+        mapping=Mapping(
+            generation=1, legs=[Leg(id=chr(97 + i), node=n, state=s) for i, (n, s) in enumerate(legs.items())]
+        ),
+        nodes=[NodeReport(node=node, epoch=epoch) for node, epoch in epochs.items()],
+    )
+    verdict = volumes.detached(VirtualVolume(status=status), "n1")
+    assert (verdict is True) is done, verdict
 
 
 async def test_an_outage_is_unavailable_not_an_answer(driver: Any) -> None:

@@ -7,6 +7,7 @@ alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, StorageNo
 from millpond_core.model.quiescence import QuiescenceSpec, Scope
 from millpond_core.model.virtualvolume import Leg
 from millpond_core.testing.kube import MemoryKube
+from millpond_operator.failover import Failover
 from millpond_operator.heartbeats import Heartbeats
 from millpond_operator.master import Master
 
@@ -66,6 +68,10 @@ class MasterKube(MemoryKube):
     async def delete(self, *args: Any, **kwargs: Any) -> Any:
         return await self._spend(super().delete, *args, **kwargs)
 
+    async def raw(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        call = functools.partial(super().raw, method)
+        return await (call(*args, **kwargs) if method == "GET" else self._spend(call, *args, **kwargs))
+
 
 class Cluster:
     """Master, nodes, time."""
@@ -75,12 +81,14 @@ class Cluster:
         self.kube = MemoryKube(self.clock)
         self.nodes = Nodes(self.kube, self.clock)
         self.kills = 0
+        self.moves_pods = True
         self._renew()
 
     def _renew(self) -> None:
         self.door = MasterKube(self.kube)
         self.master = Master(self.door, self.clock)
         self.hearts = Heartbeats(self.door, self.clock, self.master, "millpond-system")
+        self.failover = Failover(self.door, self.clock, self.master)
         self.loaded = False
 
     async def turn(self) -> bool:
@@ -91,6 +99,8 @@ class Cluster:
             await self.hearts.look()
             while (key := self.master.agenda.pop(self.clock.boottime())) is not None:
                 await self.master.look(key)
+            if self.moves_pods:
+                await self.failover.look()
         except Killed:
             self.kills += 1
             self._renew()
@@ -161,7 +171,8 @@ class Cluster:
         try:
             await self.kube.raw("POST", "/api/v1/nodes", body)
         except Conflict:
-            await self.kube.raw("PUT", f"/api/v1/nodes/{node}", body)
+            merge = "application/merge-patch+json"
+            await self.kube.raw("PATCH", f"/api/v1/nodes/{node}/status", {"status": status}, content_type=merge)
 
     async def manual(self, name: str, **spec: Any) -> None:
         """A person asks for a quiescence of v1."""

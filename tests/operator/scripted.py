@@ -69,6 +69,10 @@ class Node:
     """Never becomes still."""
     slow_rebuild: bool = False
     """Rebuilding legs stay so."""
+    pods_run_on: bool = False
+    """What was taken from it stays open: its pods do not end."""
+    mute: bool = False
+    """Heard of, but confirms nothing."""
     records: bool = True
     """Whether it records what is lost (its record reaches the API server)."""
     confirmed: dict[str, int] = field(default_factory=dict)
@@ -156,7 +160,8 @@ class Nodes:
                     await self._observe(node, device)
             for volume in await self.kube.list(VirtualVolume, labels=names.node_label(node.name)):
                 await self._record(node, volume.metadata.name)
-                await self._report(node, volume.metadata.name)
+                if not node.mute:
+                    await self._report(node, volume.metadata.name)
             await self._answer(node)
 
     async def _beat(self, node: Node) -> None:
@@ -257,6 +262,8 @@ class Nodes:
                     for leg in mapping.legs
                     if leg.state in ("InSync", "Rebuilding") and not leg.releasing
                 ]
+        elif name in node.stood and node.pods_run_on and node.stood[name] < at.epoch:
+            report["front"] = "Fenced"
         elif name in node.stood:
             node.clean[name] = node.stood.pop(name)
         report["cleanEpoch"] = node.clean.get(name, 0)

@@ -22,6 +22,7 @@ from millpond_core.model.virtualvolume import (
     Placement,
     VirtualVolumeSpec,
 )
+from millpond_operator.failover import Failover
 from millpond_operator.heartbeats import Heartbeats
 from millpond_operator.master import Master
 
@@ -46,8 +47,9 @@ class Whole(Cluster):
         clock = self.world.ports(self.nodes[0]).clock
         self.master = Master(self.kube, clock)
         hearts = Heartbeats(self.kube, clock, self.master, "millpond-system")
+        moving = Failover(self.kube, clock, self.master)
         await self.master.load()
-        self._work = [asyncio.create_task(self._lead(self.master, hearts))]
+        self._work = [asyncio.create_task(self._lead(self.master, hearts, moving))]
         self._work += [asyncio.create_task(self._feed(self.master, kind)) for kind in KINDS]
 
     async def end_master(self) -> None:
@@ -56,7 +58,7 @@ class Whole(Cluster):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
 
-    async def _lead(self, master: Master, hearts: Heartbeats) -> None:
+    async def _lead(self, master: Master, hearts: Heartbeats, moving: Failover) -> None:
         looked = 0.0
         while True:
             if self.world.time - looked >= 3:
@@ -65,6 +67,7 @@ class Whole(Cluster):
                 looked = self.world.time
             while (key := master.agenda.pop(self.world.ports(self.nodes[0]).clock.boottime())) is not None:
                 await master.look(key)
+            await moving.look()
             await asyncio.sleep(TICK / 4)
 
     async def _feed(self, master: Master, kind: type[Object]) -> None:
@@ -96,6 +99,25 @@ class Whole(Cluster):
         await self.until(
             lambda: self.vvol(name).status.attachment.node == node and self.report(name, node).front == "Active"
         )
+
+    async def pod_on(self, node: str, name: str = "v1") -> None:
+        """What Kubernetes knows of a StatefulSet's pod with the volume."""
+        owner = {"kind": "StatefulSet", "name": "db", "controller": True}
+        meta = {"name": "db-0", "namespace": "shop", "ownerReferences": [owner]}
+        data = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
+        csi = {"driver": names.DRIVER, "volumeHandle": name}
+        for path, body in (
+            ("/api/v1/persistentvolumes", {"metadata": {"name": "pv"}, "spec": {"csi": csi}}),
+            (
+                "/api/v1/namespaces/shop/persistentvolumeclaims",
+                {"metadata": {"name": "data"}, "spec": {"volumeName": "pv"}},
+            ),
+            ("/api/v1/namespaces/shop/pods", {"metadata": meta, "spec": {"nodeName": node, "volumes": [data]}}),
+        ):
+            await self.kube.raw("POST", path, body)
+
+    def raw(self, plural: str) -> list[str]:
+        return [key.name for key in self.kube._store._objects if key.plural == plural]
 
     def scribble(self, node: str = "n1", name: str = "v1") -> None:
         """A pod writes, and notes what was acknowledged."""
@@ -322,6 +344,41 @@ async def test_a_node_that_was_taken_for_dead_finds_itself_fenced(whole: Whole) 
         read = whole.read("n3", "v1", block)
         assert read is not None
         assert read >= value
+
+
+async def test_a_pod_moves_from_a_dead_node_which_comes_back_by_a_delta(whole: Whole) -> None:
+    """Nobody but the master acts: the volume is taken from n1, fenced, and free for n3; then n1 boots again."""
+    await whole.claim(grace=600)
+    await whole.use()
+    await whole.pod_on("n1")
+    whole.checks.append(whole.scribble)
+    await whole.pass_time(5)
+    whole.checks.clear()
+    whole.note()
+    await whole.power_off("n1")
+    whole.pending.clear()
+    await whole.kube.raw("POST", "/api/v1/nodes", {"metadata": {"name": "n1"}, "status": _not_ready()})
+    await whole.until(lambda: not whole.raw("pods"), seconds=100)
+    at = whole.vvol("v1").status.attachment
+    assert (at.node, at.epoch, at.clean, at.previous) == ("", 2, False, 1)
+    assert whole.report("v1", "n2").epoch == 2, "fenced first"
+    await whole.use("n3")
+    before = dict(whole.acknowledged)
+    whole.checks.append(lambda: whole.scribble("n3"))
+    await whole.pass_time(5)
+    await whole.power_on("n1")
+    await whole.kube.raw("DELETE", "/api/v1/nodes/n1")
+    await whole.until(lambda: len(whole.in_sync("v1")) == 2, seconds=200)
+    whole.checks.clear()
+    await whole.pass_time(2)
+    volume = whole.vvol("v1")
+    assert [leg.id for leg in volume.status.mapping.legs] == ["a", "b"], "no spare"
+    assert volume.status.mapping.generation == 1
+    added = [step for step in whole.world.steps if "md add" in step]
+    assert added, "its leg was taken back"
+    assert all(step.endswith("delta") for step in added), added
+    assert before.keys() <= whole.acknowledged.keys()
+    whole.verify("n3")
 
 
 def _not_ready() -> dict[str, Any]:

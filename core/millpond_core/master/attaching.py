@@ -71,12 +71,15 @@ def _raise_epoch(world: World, volume: VirtualVolume, node: str, what: str) -> A
     operations = [
         *v.record_tests(volume, there),
         {"op": "test", "path": "/spec/attachment/node", "value": volume.spec.attachment.node},
-        v.put("/status/attachment", Attachment(node=node, epoch=epoch, clean=False, boot_id=boot_id)),
+        v.put(
+            "/status/attachment",
+            Attachment(node=node, epoch=epoch, clean=False, boot_id=boot_id, previous=_assembled(volume)),
+        ),
     ]
     others = [leg for leg in there if leg.state == "InSync"]
     said = f"{what}, epoch {epoch}"
     if not at.clean and len(others) > 1:
-        source = choose_source(volume, usable, node)
+        source = choose_source(world, volume, usable, node)
         rebuilt = {leg.id for leg in others} - {source.id}
         legs = [
             msgspec.structs.replace(leg, state="Rebuilding") if leg.id in rebuilt else leg
@@ -91,12 +94,14 @@ def _raise_epoch(world: World, volume: VirtualVolume, node: str, what: str) -> A
     )
 
 
-def choose_source(volume: VirtualVolume, usable: Iterable[Leg], node: str) -> Leg:
-    """The leg that the others are copied from: the one whose node knows the latest record, then the local one."""
+def choose_source(world: World, volume: VirtualVolume, usable: Iterable[Leg], node: str) -> Leg:
+    """The leg that the others are copied from: one whose node can confirm the epoch, of those the one whose node knows
+    the latest record, then the local one.
+    """
 
-    def key(leg: Leg) -> tuple[int, bool, str]:
-        said = v.report(volume, leg.node)
-        return -(said.record_seq if said else 0), leg.node != node, leg.id
+    def key(leg: Leg) -> tuple[bool, int, bool, str]:
+        said, mute = v.report(volume, leg.node), world.state_of(leg.node).state != "Ready"
+        return mute, -(said.record_seq if said else 0), leg.node != node, leg.id
 
     return min(usable, key=key)
 
@@ -121,6 +126,7 @@ def _detach(world: World, volume: VirtualVolume) -> Act | Wait:
 
 
 def _leave(volume: VirtualVolume, after: Attachment, why: str) -> Act:
+    after = msgspec.structs.replace(after, previous=_assembled(volume))
     operations = [*v.record_tests(volume), v.put("/status/attachment", after)]
     notice = Notice("Detached", why, warning=not after.clean)
     return Act(Patch(VirtualVolume, volume.metadata.name, operations), why, (notice,))
@@ -129,6 +135,16 @@ def _leave(volume: VirtualVolume, after: Attachment, why: str) -> Act:
 def _highest_epoch(volume: VirtualVolume) -> int:
     """The highest epoch that anyone has noted: an older record must not lead to one that was used."""
     return max([volume.status.attachment.epoch, *(entry.epoch for entry in volume.status.nodes)])
+
+
+def _assembled(volume: VirtualVolume) -> int:
+    """Epoch under which the volume was last assembled: what a leg missed is reckoned from there, since an epoch that
+    only fenced a node had no writer. 0 when a node has noted an epoch that the record does not know.
+    """
+    at = volume.status.attachment
+    if _highest_epoch(volume) != at.epoch:
+        return 0
+    return at.epoch if at.node else at.previous
 
 
 def _whereabouts(legs: Iterable[Leg]) -> str:

@@ -3,13 +3,20 @@
 A stale Lease is a question, not a verdict. A node has Failed only if its Lease stood still, a second witness agrees
 (the kubelet is not Ready, or attach nodes do not reach any of its legs), and no more than max(1, a third) of all nodes
 are stale: else it is us who do not see. Failed nodes are fenced and their legs replaced; for one that is
-StateManagerDown nothing is done, its data path runs without it.
+StateManagerDown nothing is done, its data path runs without it. What the witnesses say names the case:
+
+    Lease    kubelet    its legs       case                       verdict
+    stale    not Ready  not reached    NodeGone                   Failed (nobody speaks of the legs: the same)
+    stale    not Ready  reached        CutOffFromApiServer        Failed
+    stale    Ready      not reached    CutOffFromStorageNetwork   Failed
+    renewed  -          not reached    CutOffFromStorageNetwork   Ready: it confirms and reports, its legs are replaced
+    stale    Ready      reached        StateManagerDown           StateManagerDown (nobody speaks of the legs: the same)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from millpond_core import names, quiesce
@@ -25,6 +32,11 @@ from millpond_core.model.virtualvolume import Leg
 
 CONDITIONS = frozenset({"Ready", "NodeFailed", "StateManagerDown"})
 
+NAMED_AFTER = 10.0
+"""A node that reports is called cut off only when its legs were out of reach for so many seconds: a disk that is pulled
+looks the same until its node has noticed.
+"""
+
 
 class Heartbeat(NamedTuple):
     """A node's Lease as the master saw it, on the master's own clock."""
@@ -33,6 +45,8 @@ class Heartbeat(NamedTuple):
     """How long it has not been renewed while the master could see; infinite: there is none."""
     duration_seconds: float
     """How long it is good for."""
+    moved: bool = True
+    """Whether this master has ever seen it renewed."""
 
 
 def judge(
@@ -42,29 +56,49 @@ def judge(
 
     ``now``: seconds since the epoch, for restarts announced and since when a verdict stands.
     """
-    stale = {name for name, node in world.nodes.items() if _stale(node, heartbeats.get(name), now)}
-    many = len(stale) > max(1, len(world.nodes) // 3)
+    standing = {name for name, node in world.nodes.items() if failed(node) and kubelet_ready.get(name) is not True}
+    silent = {n for n, node in world.nodes.items() if _silent(node, heartbeats.get(n), now, stands=n in standing)}
+    many = len(silent) > max(1, len(world.nodes) // 3)
     verdicts = {}
     for name, node in world.nodes.items():
         beat = heartbeats.get(name)
-        heard = now - beat.silent_seconds if beat else -math.inf
-        if name not in stale:
-            verdicts[name] = Health(heard=heard)
+        heard = now - beat.silent_seconds if beat and beat.moved else -math.inf
+        if name not in silent:
+            verdicts[name] = _reporting(world, name, heard, now)
             continue
-        silence = _silence(beat)
-        witness = _witness(world, name, kubelet_ready)
+        kubelet, silence = kubelet_ready.get(name), _silence(beat)
+        case = _case(kubelet, _reached_at_all(world, name))
         # Its legs are replaced one by one, and with them goes who missed it: the verdict stands until it is heard of.
-        failed = conditions.find(node.status.conditions, "NodeFailed")
-        stands = failed is not None and failed.status == "True" and kubelet_ready.get(name) is not True
-        if stands or (witness and not many):
-            witness = witness or "it has not been heard of since"
-            said = f"{silence}, and {witness}"
-            verdicts[name] = Health("Failed", _since(node, "NodeFailed", now), said, heard)
-        else:
-            why = f"{len(stale)} of {len(world.nodes)} nodes are silent" if many else "nothing else speaks against it"
-            message = f"{silence}; {why}: its data path runs on, nothing is rebuilt"
-            verdicts[name] = Health("StateManagerDown", _since(node, "StateManagerDown", now), message, heard)
+        if name in standing:
+            case = case or (_case_before(node), "it has not been heard of since")
+        elif many:
+            case = None
+        if case is not None:
+            reason, why = case
+            since = _since(node, "NodeFailed", now)
+            verdicts[name] = Health("Failed", since, f"{silence}; {why}", heard, reason)
+            continue
+        reason, why = "StateManagerDown", "nothing else speaks against the node"
+        if many:
+            reason, why = "ManySilent", f"{len(silent)} of {len(world.nodes)} nodes are, so it may be us who do not see"
+        elif kubelet:
+            why = "its kubelet is Ready: the node is there, only without its state manager"
+        message = f"{silence}; {why}; its data path runs on, nothing is rebuilt or moved"
+        since = _since(node, "StateManagerDown", now)
+        verdicts[name] = Health("StateManagerDown", since, message, heard, reason)
     return verdicts
+
+
+def failed(node: StorageNode) -> bool:
+    """Whether the record says that the node has failed."""
+    said = conditions.find(node.status.conditions, "NodeFailed")
+    return said is not None and said.status == "True"
+
+
+def planned(node: StorageNode, now: float) -> bool:
+    """Whether people work on the node, so that its silence is expected."""
+    until = parse(node.spec.maintenance.until)
+    return node.spec.maintenance.mode == "Planned" and (until is None or now < until)
 
 
 def doorbell(world: World, node: str) -> str:
@@ -97,10 +131,11 @@ def decide(world: World, node: StorageNode, now: float) -> Decision:
 def _status(node: StorageNode, health: Health, now: float) -> dict[str, Any]:
     reported = bool(node.status.boot_id)
     ready = health.state == "Ready" and reported
+    case = health.reason or health.state
     says = [
-        Says("Ready", ready, health.state if reported else "NotReported", health.message),
-        Says("NodeFailed", health.state == "Failed", health.state, health.message),
-        Says("StateManagerDown", health.state == "StateManagerDown", health.state, health.message),
+        Says("Ready", ready, case if reported else "NotReported", health.message),
+        Says("NodeFailed", health.state == "Failed", case, health.message),
+        Says("StateManagerDown", health.state == "StateManagerDown", case, health.message),
     ]
     there = [condition for condition in node.status.conditions if condition.type in CONDITIONS]
     told = conditions.conditions(there, says, now=now, generation=node.metadata.generation)
@@ -108,19 +143,29 @@ def _status(node: StorageNode, health: Health, now: float) -> dict[str, Any]:
 
 
 def _notices(node: StorageNode, health: Health) -> tuple[Notice, ...]:
-    if health.state == node.status.phase or (health.state == "Ready" and not node.status.phase):
+    case = health.reason or health.state
+    if case == (_case_before(node) or node.status.phase) or (case == "Ready" and not node.status.phase):
         return ()
-    return (Notice(health.state, health.message or "it is heard of again", warning=health.state != "Ready"),)
+    return (Notice(case, health.message or "it is heard of again", warning=case != "Ready"),)
 
 
-def _stale(node: StorageNode, heartbeat: Heartbeat | None, now: float) -> bool:
-    if heartbeat is not None and heartbeat.silent_seconds <= heartbeat.duration_seconds:
-        return False
+def _case_before(node: StorageNode) -> str:
+    """The case that the record names; empty: none yet."""
+    said = conditions.find(node.status.conditions, "Ready")
+    return said.reason if said is not None and node.status.phase else ""
+
+
+def _silent(node: StorageNode, heartbeat: Heartbeat | None, now: float, *, stands: bool) -> bool:
+    """Whether the node does not renew its Lease, and has not said that it would not.
+
+    A new master has heard of nobody yet: for it a verdict stands as it was found.
+    """
     announced = parse(node.status.restarting_until)
-    planned = parse(node.spec.maintenance.until)
-    if node.spec.maintenance.mode == "Planned" and (planned is None or now < planned):
+    if planned(node, now) or (announced is not None and now < announced):
         return False
-    return announced is None or now >= announced
+    if heartbeat is None or heartbeat.silent_seconds > heartbeat.duration_seconds:
+        return True
+    return stands and not heartbeat.moved
 
 
 def _silence(heartbeat: Heartbeat | None) -> str:
@@ -129,20 +174,51 @@ def _silence(heartbeat: Heartbeat | None) -> str:
     return f"its state manager is silent for more than {span(heartbeat.duration_seconds)}"
 
 
-def _witness(world: World, node: str, kubelet_ready: Mapping[str, bool]) -> str:
-    """Who else says that the node is gone; empty: no one does."""
-    if kubelet_ready.get(node) is False:
-        return "its kubelet is not Ready"
-    reached = [
-        _reached(volume, leg)
-        for volume in (world.volumes[name] for name in world.volumes_at(node))
-        if volume.status.attachment.node not in ("", node)
-        for leg in v.legs(volume)
-        # A leg whose disk is gone says nothing of its node.
-        if leg.node == node and all(d.status.observation.state == "Claimed" for d in world.devices_of(leg))
-    ]
-    told = [answer for answer in reached if answer is not None]
-    return "no attach node reaches its legs" if told and not any(told) else ""
+def _case(kubelet: bool | None, reached: bool | None) -> tuple[str, str] | None:
+    """Which case it is and who says so beside the Lease; None: no one does."""
+    if kubelet is False and reached:
+        why = "its kubelet is not Ready, but its legs are reached: it runs, cut off from the API server"
+        return "CutOffFromApiServer", why
+    if kubelet is False:
+        also = " and no attach node reaches its legs" if reached is False else ""
+        return "NodeGone", f"its kubelet is not Ready{also}: it is gone"
+    if reached is False and kubelet:
+        return "CutOffFromStorageNetwork", f"its kubelet is Ready, but {_CUT_OFF}"
+    if reached is False:
+        return "NodeGone", "no attach node reaches its legs, and Kubernetes has no such node: it is gone"
+    return None
+
+
+_CUT_OFF = "no attach node reaches its legs: it is cut off from the storage network"
+
+
+def _reporting(world: World, name: str, heard: float, now: float) -> Health:
+    """A node that reports; it may be cut off from the storage network all the same."""
+    told = [answer for answer in _answers(world, name, _reached_by_now) if answer is not None]
+    if not told or any(told):
+        return Health(heard=heard)
+    known = world.health.get(name)
+    since = min(known.unreached, now) if known else now
+    if now - since < NAMED_AFTER:
+        return Health(heard=heard, unreached=since)
+    message = f"it reports, but {_CUT_OFF}; they are replaced one by one, its pods stay"
+    return Health(message=message, heard=heard, reason="CutOffFromStorageNetwork", unreached=since)
+
+
+def _reached_at_all(world: World, node: str) -> bool | None:
+    """Whether any attach node reaches any of the node's legs; None: no one says."""
+    told = [answer for answer in _answers(world, node, _reached) if answer is not None]
+    return any(told) if told else None
+
+
+def _answers(world: World, node: str, ask: Callable[[VirtualVolume, Leg], bool | None]) -> Iterator[bool | None]:
+    for volume in (world.volumes[name] for name in world.volumes_at(node)):
+        if volume.status.attachment.node in ("", node):
+            continue
+        for leg in v.legs(volume):
+            # A leg whose disk is gone says nothing of its node.
+            if leg.node == node and all(d.status.observation.state == "Claimed" for d in world.devices_of(leg)):
+                yield ask(volume, leg)
 
 
 def _reached(volume: VirtualVolume, leg: Leg) -> bool | None:
@@ -151,6 +227,18 @@ def _reached(volume: VirtualVolume, leg: Leg) -> bool | None:
     if path is not None and path.path != "None":
         return path.path == "Up"
     return False if leg.state == "Stale" else None
+
+
+def _reached_by_now(volume: VirtualVolume, leg: Leg) -> bool | None:
+    """The same of a node that offers its legs: one to be rebuilt that is not connected is out of reach. One that is
+    Stale may only wait for its turn.
+    """
+    said, path = v.report(volume, volume.status.attachment.node), v.path_report(volume, leg)
+    if said is None or said.front != "Active":
+        return None
+    if path is not None and path.path != "None":
+        return path.path == "Up"
+    return False if leg.state == "Rebuilding" and said.epoch == volume.status.attachment.epoch else None
 
 
 def _since(node: StorageNode, condition: str, now: float) -> float:

@@ -33,10 +33,14 @@ class Health:
     message: str = ""
     heard: float = math.inf
     """When its heartbeat was last seen to move (seconds since the epoch); infinite: nobody listens yet."""
+    reason: str = ""
+    """The case (``node``), one CamelCase word; empty: the state says it."""
+    unreached: float = math.inf
+    """Since when no attach node reaches any leg of a node that reports (seconds since the epoch)."""
 
-    def verdict(self) -> tuple[str, float, str]:
+    def verdict(self) -> tuple[str, float, str, str]:
         """All but the heartbeat, which moves all the time."""
-        return self.state, self.since, self.message
+        return self.state, self.since, self.message, self.reason
 
 
 class World:

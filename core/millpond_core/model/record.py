@@ -125,3 +125,11 @@ class Attachment(Wire, omit_defaults=False, frozen=True, kw_only=True):
             "differ, and the master raises the epoch and names a source first. Empty: any."
         ),
     ] = ""
+    previous: Annotated[
+        int,
+        Meta(
+            description="Epoch under which the volume was last assembled, before this one where a node is named: one "
+            "that only fenced a node may lie in between. 0: not noted, the one before.",
+            ge=0,
+        ),
+    ] = 0

@@ -496,14 +496,15 @@ class Attaching:
     def _delta(self, leg: Leg) -> bool:
         """Whether the bitmaps are known to tell all that the leg lacks.
 
-        It left this very array in sync and its place stayed empty; or it was recorded InSync in the epoch before, and
-        this array was told that epoch's dirty chunks. In doubt: no.
+        It left this very array in sync and its place stayed empty; or it was recorded InSync in the epoch under which
+        the volume was last assembled, and this array was told that epoch's dirty chunks. In doubt: no.
         """
         known = self.memory.legs.get(leg.id)
         if known is None:
             return False
         report = leg_report(self.volume, leg)
-        before = report is not None and report.synced_epoch > 0 and report.synced_epoch == self.epoch - 1
+        last = self.volume.status.attachment.previous or self.epoch - 1
+        before = report is not None and report.synced_epoch > 0 and report.synced_epoch == last
         return known.synced or (before and not known.copied)
 
     def delta_of(self, leg: str) -> bool:

@@ -207,6 +207,9 @@ class MemoryKube:
                 patched = json_patch(document, body) if "json-patch" in content_type else merge_patch(document, body)
                 return self._write(self._store.update, key, patched)
             case "DELETE":
+                wanted = (body or {}).get("preconditions", {}).get("uid")
+                if wanted and self._store.get(key)["metadata"]["uid"] != wanted:
+                    raise Conflict(f'{key.plural} "{key.name}" is another one than {wanted}')
                 return self._write(self._store.delete, key)
         raise Invalid(f"{method} is no method of the API server")
 

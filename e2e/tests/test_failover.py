@@ -1,0 +1,234 @@
+"""A node loses power under a StatefulSet of one: its pod writes elsewhere soon, nothing acknowledged is lost, and the
+node comes back into sync by itself.
+
+The pod writes into a new file each time it is started, ``records0``, ``records1`` …: what it wrote on the dead node is
+read back from the new one. Acknowledged is what was heard here: the list is followed from outside while the pod writes,
+since it lies on the dead node.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo import install
+from demo.cluster import Cluster, Object
+from demo.faults import Faults
+from demo.job import compare_in_sync
+from demo.reality import discrepancies
+from demo.session import MakeWorkload, build_folder
+from demo.story import Story
+from demo.workload import Workload, storage_class
+from demo.writer import Acks
+
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("all_disks")]
+
+POD = "db-0"
+ENOUGH = 300
+DETECT_SECONDS = 150.0  # kube-controller-manager calls a node not Ready after 50 s
+FENCE_SECONDS = 60.0
+ATTACH_SECONDS = 150.0  # 60 of them if Kubernetes has to find out by itself that the volume is detached
+RUN_SECONDS = 240.0
+BACK_SECONDS = 600.0
+
+
+def stateful_set(work: Workload) -> Object:
+    """One replica of the writer, on the workload's claim."""
+    writer = (
+        "n=$(ls /data | grep -c '^records'); exec python3 /program/writer.py write /data/records$n --acks /acks/$n "
+        f"--rate {work.rate:.0f} --records {work.records}"
+    )
+    pod = work.pod(POD, ["sh", "-c", writer])
+    spec = {**pod["spec"], "restartPolicy": "Always"}
+    labels = {"app": "db"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "db", "namespace": work.namespace},
+        "spec": {
+            "replicas": 1,
+            "serviceName": "db",
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }
+
+
+@contextmanager
+def followed(work: Workload, folder: Path) -> Iterator[Path]:
+    """The pod's list of acknowledgements as it grows, copied to a file here."""
+    cluster, path = work.cluster, folder / "acks"
+    folder.mkdir(parents=True, exist_ok=True)
+    argv = [str(cluster.kubectl_program), "--kubeconfig", str(cluster.kubeconfig), "exec", "-n", work.namespace, POD]
+    argv += ["--", "tail", "-n", "+1", "-F", "/acks/0/acks"]
+    with path.open("wb") as out, subprocess.Popen(argv, stdout=out, stderr=subprocess.DEVNULL) as tail:
+        try:
+            yield path
+        finally:
+            tail.kill()
+
+
+def alone(cluster: Cluster, node: str, *, wanted: bool) -> None:
+    """Whether new pods are started on ``node`` alone."""
+    others = [each["metadata"]["name"] for each in cluster.items("nodes") if each["metadata"]["name"] != node]
+    cluster.kubectl("cordon" if wanted else "uncordon", *others)
+
+
+def quiet_node(cluster: Cluster) -> str:
+    """A node without the CSI controller: that one would have to be started elsewhere first, which is another story."""
+    label = "--selector=app.kubernetes.io/component=controller"
+    busy = {pod["spec"].get("nodeName") for pod in cluster.items("pods", "-n", install.NAMESPACE, label)}
+    return next(name for each in cluster.items("nodes") if (name := each["metadata"]["name"]) not in busy)
+
+
+def read_back(work: Workload, file: str, text: str) -> Acks:
+    """Every record acknowledged in ``text`` is read from that file of the volume, and is what it was."""
+    acks = Acks.parse(text.splitlines(keepends=True))
+    verdict = json.loads(work.run_writer(POD, "verify", f"/data/{file}", stdin=text, seconds=300).splitlines()[-1])
+    assert (verdict["checked"], verdict["lost"], verdict["wrong"]) == (len(acks.digests), 0, 0), verdict
+    return acks
+
+
+def in_pod(work: Workload, what: str) -> None:
+    """``pause`` or ``resume`` the writer of the pod that was started second."""
+    program = ("python3", "/program/writer.py", what, "--acks", "/acks/1")
+    work.cluster.kubectl("exec", "-n", work.namespace, POD, "--", *program, seconds=90)
+
+
+class Move:
+    """Follows a volume and its pod from one node to another, and tells how long each part took."""
+
+    def __init__(self, cluster: Cluster, work: Workload, story: Story, volume: str, dead: str) -> None:
+        self.cluster, self.work, self.story, self.volume, self.dead = cluster, work, story, volume, dead
+        self.began = time.monotonic()
+        self.epoch = int(self.vvol()["status"]["attachment"]["epoch"])
+        self.uid = str(self.pod()["metadata"]["uid"])
+
+    def vvol(self) -> Object:
+        return self.cluster.get("vvol", self.volume)
+
+    def pod(self) -> Object:
+        return self.cluster.get("pod", POD, "-n", self.work.namespace)
+
+    def part(self, name: str, missing: Any, seconds: float) -> None:
+        took = self.cluster.wait(missing, name, seconds=seconds, every=0.25)
+        self.story.say(f"{name}: {took:.1f} s, {time.monotonic() - self.began:.1f} s after the power was cut")
+
+    def detected(self) -> str:
+        status = self.cluster.get("snode", self.dead).get("status", {})
+        told = [each["message"] for each in status.get("conditions", ()) if each["type"] == "NodeFailed"]
+        return "" if status.get("phase") == "Failed" else f"{status.get('phase')}: {told}"
+
+    def fenced(self) -> str:
+        status = self.vvol()["status"]
+        at = status["attachment"]
+        if int(at["epoch"]) <= self.epoch:
+            return f"its epoch is still {at['epoch']}: {status.get('message', '')}"
+        legs = {leg["node"] for leg in status["mapping"]["legs"] if leg["node"] != self.dead}
+        late = [e["node"] for e in status["nodes"] if e["node"] in legs and int(e.get("epoch", 0)) <= self.epoch]
+        return f"{', '.join(late)} has not confirmed" if late else ""
+
+    def started_elsewhere(self) -> str:
+        found = self.pod()
+        if found["metadata"]["uid"] == self.uid:
+            return f"it is still the one on {self.dead}"
+        return "" if found["spec"].get("nodeName", self.dead) != self.dead else "it is not scheduled elsewhere yet"
+
+    def attached(self) -> str:
+        at = self.vvol()["status"]["attachment"]["node"]
+        for each in self.cluster.items("volumeattachments"):
+            there = each["spec"]["nodeName"] != self.dead and each.get("status", {}).get("attached")
+            if at and at == each["spec"]["nodeName"] and there:
+                return ""
+        return f"attached to {at or 'no node'}; {self.work.events(POD)}"
+
+    def writes(self) -> str:
+        if self.pod()["status"].get("phase") != "Running":
+            return self.work.events(POD) or "no event yet"
+        return "" if self.work.count(POD) > 20 else "it runs, but has written little"
+
+    def back(self) -> str:
+        status = self.cluster.get("snode", self.dead).get("status", {})
+        ready = [c for c in self.cluster.get("node", self.dead)["status"]["conditions"] if c["type"] == "Ready"]
+        if ready[0]["status"] != "True":
+            return f"its kubelet: {ready[0].get('message', '')}"
+        return "" if status.get("phase") == "Ready" else f"its state manager: {status.get('phase')}"
+
+    def in_sync(self) -> str:
+        status = self.vvol()["status"]
+        states = {leg["id"]: leg["state"] for leg in status["mapping"]["legs"]}
+        return "" if set(states.values()) == {"InSync"} else f"{states}: {status.get('message', '')}"
+
+
+def test_a_pod_moves_from_a_node_without_power_and_the_node_comes_back(
+    cluster: Cluster, faults: Faults, workload: MakeWorkload, request: pytest.FixtureRequest
+) -> None:
+    cluster.apply(storage_class("moving", grace=1800))
+    work, story = workload(storage_class="moving"), Story()
+    dead = quiet_node(cluster)
+    cluster.apply(*work.claim_objects())
+    alone(cluster, dead, wanted=True)
+    try:
+        cluster.apply(stateful_set(work))
+        volume = work.volume()
+        assert work.running(POD) == dead
+    finally:
+        alone(cluster, dead, wanted=False)
+    off = False
+    with cluster.watch(story.changed), followed(work, build_folder(request.node.name)) as heard:
+        try:
+            cluster.wait(lambda: "" if work.count(POD) > ENOUGH else "too few", "the pod writes", seconds=120)
+            move = Move(cluster, work, story, volume, dead)
+            faults.power_off(dead)
+            off = True
+            move.began = time.monotonic()
+            story.say(f"{dead} has lost power, {POD} and a leg of {volume} with it")
+            move.part("detection", move.detected, DETECT_SECONDS)
+            move.part("fence", move.fenced, FENCE_SECONDS)
+            move.part("pod started elsewhere", move.started_elsewhere, FENCE_SECONDS)
+            move.part("attach", move.attached, ATTACH_SECONDS)
+            move.part("pod writes", move.writes, RUN_SECONDS)
+            whole = time.monotonic() - move.began
+            story.say(f"from the power cut to new records: {whole:.0f} s")
+            assert whole < 360, "Kubernetes alone would wait 6 minutes for the detachment"
+
+            acks = read_back(work, "records0", heard.read_text())
+            assert len(acks.digests) >= ENOUGH
+            story.say(f"{len(acks.digests)} records acknowledged on {dead} are read back elsewhere")
+
+            switched_on = time.monotonic()
+            faults.power_on(dead)
+            off = False
+        finally:
+            if off:
+                faults.power_on(dead)
+        move.began = switched_on
+        move.part("node ready", move.back, BACK_SECONDS)
+        move.part("in sync again", move.in_sync, BACK_SECONDS)
+        told = [seen.moment.text for seen in story.seen if seen.moment.kind == "progress" and seen.at > switched_on]
+        assert all(text.startswith("catching up") for text in told), told
+    install.ready(cluster, seconds=BACK_SECONDS)
+    after = move.vvol()
+    assert after["status"]["mapping"]["generation"] == 1, "no spare was made for a node that came back in time"
+    assert sorted(leg["id"] for leg in after["status"]["mapping"]["legs"]) == ["a", "b"]
+
+    in_pod(work, "pause")
+    try:
+        devices = {each["metadata"]["name"]: each for each in cluster.items("storagedevices")}
+        size, differences = compare_in_sync(after, devices, faults)
+        story.say(f"{size >> 20} MiB of each leg compared: {len(differences)} stretches differ")
+        assert differences == []
+        assert discrepancies(cluster, faults, move.vvol()) == []
+        text = cluster.kubectl("exec", "-n", work.namespace, POD, "--", "cat", "/acks/1/acks", seconds=120)
+    finally:
+        in_pod(work, "resume")
+    acks = read_back(work, "records1", text)
+    assert acks.errors == 0
+    story.say(f"{len(acks.digests)} records acknowledged after the move are read back")

@@ -38,7 +38,8 @@ def rights(kubectl: Callable[..., str]) -> Iterator[None]:
     wanted = [
         each
         for each in yaml.safe_load_all(rendered)
-        if each and (each["metadata"]["name"] == "millpond-failover" or each["kind"] == "ServiceAccount")
+        if each and each["metadata"]["name"] in ("millpond-failover", "millpond-operator", "millpond-node")
+        if each["kind"] not in ("Deployment", "DaemonSet")
     ]
     manifest = yaml.safe_dump_all(wanted)
     kubectl("create", "namespace", NAMESPACE)

@@ -115,11 +115,11 @@ async def over(kube: ApiKube, count: int, seconds: float = 10) -> None:
     """Wait for ``count`` quiescences to be over, well."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        phases = [q.status.phase for q in await kube.list(Quiescence)]
-        if phases == ["Released"] * count:
+        there = await kube.list(Quiescence)
+        if [q.status.phase for q in there] == ["Released"] * count:
             return
         await asyncio.sleep(0.1)
-    raise AssertionError(f"{phases}")
+    raise AssertionError(f"not {count}: {[(q.spec.reason, q.status.phase, q.status.message) for q in there]}")
 
 
 async def test_a_claim_becomes_a_volume_whose_lost_leg_is_replaced(
@@ -161,8 +161,10 @@ def test_it_ends_soon_when_it_is_told_to(operator: subprocess.Popen[bytes]) -> N
     assert time.monotonic() - began < 8
 
 
-@pytest.fixture
-def account(plane: ControlPlane, kubectl: Callable[..., str], tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def account(
+    plane: ControlPlane, kubectl: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A kubeconfig of the operator's account, with the chart's rights and no others."""
     argv = [str(components.ensure("helm")), "template", "millpond", str(ROOT / "charts/millpond"), "-n", NAMESPACE]
     rendered = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -173,7 +175,7 @@ def account(plane: ControlPlane, kubectl: Callable[..., str], tmp_path: Path) ->
     config = yaml.safe_load(plane.kubeconfig.read_text())
     bearer = kubectl("create", "token", "millpond-operator", "-n", NAMESPACE, "--duration=1h").strip()
     config["users"][0]["user"] = {"token": bearer}
-    written = tmp_path / "operator.kubeconfig"
+    written = tmp_path_factory.mktemp("account") / "operator.kubeconfig"
     written.write_text(yaml.safe_dump(config))
     yield written
     kubectl("delete", "--wait=false", "-f", "-", stdin=rights)

@@ -84,8 +84,8 @@ def _kubelet(port: int) -> dict[str, object]:
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "port": port,
-        # No cgroup for each pod, and none through systemd: making them, and looking them over every two seconds, is much
-        # work under emulation. Containers have theirs.
+        # No cgroup for each pod, and none through systemd: making them, and looking them over every two seconds, takes
+        # an emulated core's time. Containers have theirs.
         "cgroupDriver": "cgroupfs",
         "cgroupsPerQOS": False,
         "enforceNodeAllocatable": [],

@@ -53,7 +53,10 @@ class ControllerService:
     # --- volumes ---
 
     async def create_volume(self, request: Any, deadline: Deadline) -> Any:
-        """Make the VirtualVolume, or find it, and wait until a node could use it."""
+        """Make the VirtualVolume, or find it, and wait until a node could use it.
+
+        One that may have been answered with, to whomever, is never deleted here: its data may be what someone kept.
+        """
         volume_id = validation.name_to_id(request.name)
         capabilities = validation.capabilities(request.volume_capabilities)
         if request.HasField("volume_content_source"):
@@ -69,14 +72,19 @@ class ControllerService:
         wish = next(iter(preferred or sorted(allowed)), "")
 
         wanted = volumes.wanted(volume_id, asked, uuid=self._new_uuid(), size=size, preferred=wish, name=request.name)
+        unused = True
         try:
             await self._kube.create(wanted)
         except Conflict:
-            volumes.check_same(await self._get(volume_id), asked, required, limit)
+            found = await self._get(volume_id)
+            volumes.check_same(found, asked, required, limit)
+            unused = volumes.unused(found)
         try:
             volume = await until(self._kube, volume_id, deadline, volumes.created)
             _check_accessible(volume, asked, set(allowed))
-        except (NoRoom, Invalid):
+        except (NoRoom, Invalid) as error:
+            if not unused:
+                raise AlreadyExists(f"volume {volume_id} exists and is not what is asked for: {error}") from error
             # Gone before the answer: the claim may be scheduled anew, and nobody would ever delete this one.
             await self._kube.delete(VirtualVolume, volume_id)
             raise

@@ -90,6 +90,14 @@ def refusal(volume: VirtualVolume) -> MillpondError | None:
     return None
 
 
+def unused(volume: VirtualVolume) -> bool:
+    """Whether nobody can have been given ``volume``: never ready, never attached, as an earlier CreateVolume of the
+    same name leaves it that ran out of time.
+    """
+    wanted, status = volume.spec.attachment.node, volume.status
+    return status.phase in ("Pending", "Preparing") and status.attachment.epoch == 0 and not wanted
+
+
 def report(volume: VirtualVolume, node: str) -> NodeReport | None:
     """What ``node`` says about ``volume``."""
     return next((entry for entry in volume.status.nodes if entry.node == node), None)

@@ -105,6 +105,40 @@ async def test_with_leg_nodes_only_a_leg_elsewhere_is_no_room(driver: Any) -> No
     assert await driver.kube.list(VirtualVolume) == []
 
 
+@pytest.mark.parametrize("used", [False, True], ids=["ready", "attached-before"])
+async def test_a_volume_that_was_there_before_is_never_deleted(driver: Any, used: bool) -> None:
+    """Equal in all parameters, but out of reach for this pod: whoever got it from the first call may have data on it."""
+    volume = await driver.create(parameters={"access": "LegNodes"}, accessibility_requirements=on("n1"))
+    if used:
+        await driver.attach(volume)
+        await driver.call("controller_unpublish_volume", volume_id="pvc-1", node_id="n1")
+    with pytest.raises(AlreadyExists, match="pvc-1 exists and is not what is asked for: .* may run on n3"):
+        await driver.create(parameters={"access": "LegNodes"}, accessibility_requirements=on("n3"))
+    assert (await driver.kube.get(VirtualVolume, "pvc-1")).metadata.deletion_timestamp is None
+
+
+async def test_what_an_earlier_call_left_unready_goes_when_there_is_no_room(driver: Any) -> None:
+    driver.master.stuck.add("allocate")
+    asked = {"parameters": {"access": "LegNodes"}, "accessibility_requirements": on("n3")}
+    with pytest.raises(NotReady):
+        await driver.call(
+            "create_volume",
+            0.3,
+            name="pvc-1",
+            volume_capabilities=[mount_capability()],
+            capacity_range={"required_bytes": 64 * MIB},
+            **asked,
+        )
+    driver.master.stuck.clear()
+    waiting = asyncio.ensure_future(driver.create(**asked))
+    await asyncio.sleep(0.1)
+    await driver.kube.merge(VirtualVolume, "pvc-1", {"metadata": {"annotations": {"poke": "1"}}})
+    with pytest.raises(NoRoom, match="may run on n3"):
+        await waiting
+    await driver.call("delete_volume", volume_id="pvc-1")
+    assert await driver.kube.list(VirtualVolume) == []
+
+
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [

@@ -369,6 +369,12 @@ def test_attachments(volume_: VirtualVolume, health: dict[str, Health], after: d
             id="a-failed-node-attaches-nothing",
         ),
         pytest.param(
+            world(mapped(wanted="n3", attachment=Attachment(epoch=1)), StorageNode(metadata=meta("n3"))),
+            "AttachNodeSilent",
+            "n3: it has not reported its boot yet",
+            id="an-attachment-belongs-to-a-boot",
+        ),
+        pytest.param(
             world(mapped(attachment=Attachment(epoch=1)), quiescence("q", "Quiesced", own=False)),
             "Quiescing",
             "when quiescence q is over",

@@ -168,7 +168,11 @@ class ControllerService:
         return csi.ControllerPublishVolumeResponse(publish_context=volumes.publish_context(volume))
 
     async def controller_unpublish_volume(self, request: Any, deadline: Deadline) -> Any:
-        """Ask for the volume to be taken down on the node (everywhere when none is named) and wait until it is."""
+        """Ask for the volume to be taken down on the node (everywhere when none is named) and wait until it is.
+
+        From a node that has failed it is fenced instead, and waited for until its leg nodes say so. Which of those
+        have failed themselves is read once: the next call sees what has come of the rest.
+        """
         volume_id = validation.volume_id(request.volume_id)
         named = validation.node_id(request.node_id) if request.node_id else ""
         volume = await self._find(volume_id)
@@ -176,8 +180,9 @@ class ControllerService:
             node = named or volume.spec.attachment.node or volume.status.attachment.node
             if node and volume.spec.attachment.node == node:
                 await self._set_attachment(volume_id, node, "")
-            if node:
-                await until(self._kube, volume_id, deadline, lambda seen: volumes.detached(seen, node))
+            gone = await self._kube.list(StorageNode, fields="status.phase=Failed")
+            failed = {each.metadata.name for each in gone}
+            await until(self._kube, volume_id, deadline, lambda seen: volumes.detached(seen, node, failed))
         return csi.ControllerUnpublishVolumeResponse()
 
     async def _attach(self, volume: VirtualVolume, node: str) -> None:

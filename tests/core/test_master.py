@@ -11,7 +11,7 @@ import pytest
 
 from millpond_core import names
 from millpond_core.instants import seconds_stamp, stamp
-from millpond_core.master import changes, node, planner, volume, volume_status
+from millpond_core.master import changes, deleting, node, planner, volume, volume_status
 from millpond_core.master.node import Heartbeat
 from millpond_core.master.steps import Act, Apply, Create, Merge, Patch, Refuse, Wait, resting
 from millpond_core.master.world import Health, Object, World
@@ -426,6 +426,52 @@ def test_refusals(volume_: VirtualVolume, category: str, said: str) -> None:
     assert isinstance(decision, Refuse)
     assert decision.category == category
     assert said in decision.message
+
+
+STRIPED = msgspec.structs.replace(
+    leg("a", "n1", "Failed", releasing=True),
+    extents=[Extent(device=f"n1-d{n}", device_uuid=f"u-n1-d{n}", start=0, length=5) for n in (1, 2)],
+)
+GIVEN_UP = {"deletion_timestamp": "2027-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("said", "dead", "given_back"),
+    [
+        pytest.param({"released": True}, None, True, id="by-its-nodes-word"),
+        pytest.param(
+            {"unmapped": True, "kept_on": ["n1-d1"]}, device("n1-d1", "n1", "Failed"), False, id="not-given-up"
+        ),
+        pytest.param(
+            {"unmapped": True, "kept_on": ["n1-d1"]}, (GIVEN_UP, "Failed"), True, id="the-dead-one-is-deleted"
+        ),
+        pytest.param({"unmapped": True, "kept_on": ["n1-d1"]}, (GIVEN_UP, "Claimed"), False, id="deleted-but-alive"),
+        pytest.param({"unmapped": True, "kept_on": ["n1-d2"]}, (GIVEN_UP, "Failed"), False, id="the-live-one-has-it"),
+        pytest.param({"kept_on": ["n1-d1"]}, (GIVEN_UP, "Failed"), False, id="its-mapping-stands"),
+        pytest.param({"unmapped": True, "kept_on": ["n1-d1"]}, "gone", True, id="the-dead-one-is-gone-for-good"),
+        pytest.param({"unmapped": True, "kept_on": ["n1-d1"]}, "mute", False, id="one-of-its-name-that-may-be-it"),
+        pytest.param({"unmapped": True, "kept_on": ["n1-d1"]}, "other", True, id="another-disk-has-its-name"),
+    ],
+)
+def test_a_striped_leg_is_given_back_though_a_device_is_dead(said: dict[str, Any], dead: Any, given_back: bool) -> None:
+    told = NodeReport(node="n1", epoch=1, legs=[LegReport(id="a", **said)])
+    volume_ = mapped(mapping=legs(STRIPED), nodes=[told], wanted="", attachment=Attachment(epoch=1))
+    there = world(volume_)
+    first = there.devices["n1-d1"]
+    match dead:
+        case (fields, state):
+            changed = device("n1-d1", "n1", state)
+            there.put(msgspec.structs.replace(changed, metadata=meta("n1-d1", **fields)))
+        case "gone":
+            there.remove(first)
+        case "mute":
+            there.put(msgspec.structs.replace(first, status=StorageDeviceStatus()))
+        case "other":
+            seen = msgspec.structs.replace(first.status.observation, device_uuid="u-new")
+            there.put(msgspec.structs.replace(first, status=msgspec.structs.replace(first.status, observation=seen)))
+        case StorageDevice():
+            there.put(dead)
+    assert deleting.given_back(there, volume_, STRIPED) is given_back
 
 
 def test_a_label_that_knows_a_volume_tells_that_it_was_allocated() -> None:

@@ -474,6 +474,56 @@ def test_a_striped_leg_is_given_back_though_a_device_is_dead(said: dict[str, Any
     assert deleting.given_back(there, volume_, STRIPED) is given_back
 
 
+def copied(name: str, created: int, *, of: VirtualVolume | None = None, **metadata: Any) -> VirtualVolume:
+    """As YAML that someone took from a volume and applied under another name."""
+    of = of or VirtualVolume(spec=VirtualVolumeSpec(uuid=VID, size="16Mi"))
+    return msgspec.structs.replace(
+        of,
+        metadata=meta(name, creation_timestamp=seconds_stamp(NOW + created), finalizers=[names.FINALIZER], **metadata),
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "refused"),
+    [
+        pytest.param(copied("v1", 0), copied("v2", 5), "v2", id="the-younger"),
+        pytest.param(copied("v1", 5), copied("v2", 0), "v1", id="whatever-its-name"),
+        pytest.param(copied("v1", 0), copied("v2", 0), "v2", id="of-the-same-second-by-name"),
+        pytest.param(copied("v1", 0), copied("v2", 5, of=mapped()), "v1", id="never-the-one-with-the-data"),
+    ],
+)
+def test_two_volumes_are_never_one_on_disk(first: VirtualVolume, second: VirtualVolume, refused: str) -> None:
+    there = world(first, second)
+    told = {each.metadata.name: volume.decide(there, each, NOW) for each in (first, second)}
+    decision, kept = told.pop(refused), next(iter(told))
+    assert isinstance(decision, Refuse)
+    assert decision.category == "Invalid"
+    assert f"spec.uuid {VID} is volume {kept}'s already" in decision.message
+    assert not isinstance(told[kept], Refuse)
+    there.remove(there.volumes[kept])
+    assert not isinstance(volume.decide(there, there.volumes[refused], NOW), Refuse), "it is alone now"
+
+
+def test_a_copy_goes_without_touching_what_is_the_others_on_disk() -> None:
+    gone = {"deletion_timestamp": "2027-01-01T00:00:00Z"}
+    original, new = mapped(), copied("v2", 5, **gone)
+    decision = volume.decide(world(original, new), new, NOW)
+    assert isinstance(decision, Act)
+    assert decision.why == "deleted: it has no mapping"
+    detached = mapped(wanted="", attachment=Attachment(epoch=1), phase="Deleting")
+    both = copied("v2", 5, of=detached, **gone)
+    waits = volume.decide(world(original, both), both, NOW)
+    assert isinstance(waits, Wait)
+    assert "has the spec.uuid of volume v1" in waits.message
+    assert isinstance(volume.decide(world(both), both, NOW), Act), "its own legs may go when nobody else has them"
+
+
+def test_a_leg_without_extents_has_no_neighbours() -> None:
+    bare = msgspec.structs.replace(leg("b", "n2", "Stale"), extents=[])
+    there = world(mapped(mapping=legs(leg("a", "n1"), bare), conditions=degraded(NOW - 5)), n2=Health(heard=NOW))
+    assert isinstance(decided(there), Act)
+
+
 def test_a_label_that_knows_a_volume_tells_that_it_was_allocated() -> None:
     orphan = StorageNode(metadata=meta("n3"), status=StorageNodeStatus(orphaned_legs=[f"{VID}/a on n3-d1"]))
     new = VirtualVolume(metadata=meta("v1"), spec=VirtualVolumeSpec(uuid=VID, size="16Mi"))

@@ -20,6 +20,9 @@ def decide(world: World, volume: VirtualVolume, now: float) -> Act | Wait:
         return Wait("Deleting", f"waits for finalizer {', '.join(volume.metadata.finalizers)} of others")
     if status.mapping.generation == 0:
         return _gone(volume, "it has no mapping")
+    if original := v.copied_from(world, volume):
+        # Its nodes know legs by the uuid: they would give back that one's.
+        return Wait("Invalid", f"has the spec.uuid of volume {original}: its legs are given back after that one's")
     if volume.spec.attachment.node:
         return Wait("InUse", f"is to be deleted, but still wanted on {volume.spec.attachment.node}")
     if status.attachment.node:

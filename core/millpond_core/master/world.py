@@ -61,6 +61,8 @@ class World:
         self._at: dict[str, set[str]] = defaultdict(set)
         """By node: the volumes that concern it."""
         self._uuids: dict[str, str] = {}
+        self._called: dict[str, set[str]] = defaultdict(set)
+        """By spec.uuid: the names of the volumes that have it; more than one where an object was copied."""
         for obj in objects:
             self.put(obj)
 
@@ -128,6 +130,10 @@ class World:
         """Names of the volumes with an extent on a device."""
         return set(self._runs.get(uuid, ()))
 
+    def namesakes(self, volume: VirtualVolume) -> set[str]:
+        """Names of the other volumes with the same spec.uuid, which is to be one's alone."""
+        return self._called.get(volume.spec.uuid, set()) - {volume.metadata.name} if volume.spec.uuid else set()
+
     def volumes_at(self, node: str) -> set[str]:
         """Names of the volumes with a leg, a spare or an attachment on a node."""
         return set(self._at.get(node, ()))
@@ -188,6 +194,7 @@ class World:
         if not isinstance(obj, VirtualVolume):
             return
         name = obj.metadata.name
+        self._called[obj.spec.uuid].add(name)
         for node in concerned(obj):
             self._at[node].add(name)
         for leg in (*obj.status.mapping.legs, *obj.status.spares):
@@ -204,6 +211,9 @@ class World:
         if not isinstance(obj, VirtualVolume):
             return
         name = obj.metadata.name
+        self._called[obj.spec.uuid].discard(name)
+        if not self._called[obj.spec.uuid]:
+            del self._called[obj.spec.uuid]
         for node in concerned(obj):
             self._at[node].discard(name)
         for leg in (*obj.status.mapping.legs, *obj.status.spares):

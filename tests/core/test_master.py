@@ -716,6 +716,27 @@ def test_a_world_ignores_what_is_older_and_what_is_gone() -> None:
     assert there.put(msgspec.structs.replace(new, metadata=msgspec.structs.replace(new.metadata, uid="another")))
 
 
+@pytest.mark.parametrize("versions", [("7", "9"), ("10", "11"), ("x", "y")], ids=["numbers", "no-text", "opaque"])
+def test_a_late_event_of_a_deleted_namesake_displaces_nothing(versions: tuple[str, str]) -> None:
+    old, new = (
+        msgspec.structs.replace(
+            mapped(),
+            metadata=meta("v1", creation_timestamp=seconds_stamp(NOW + at)),
+        )
+        for at in (0, 60)
+    )
+    old, new = (
+        msgspec.structs.replace(
+            each, metadata=msgspec.structs.replace(each.metadata, uid=version, resource_version=version)
+        )
+        for each, version in zip((old, new), versions, strict=True)
+    )
+    there = World([old])
+    assert there.put(new), "its successor"
+    assert not there.put(old)
+    assert there.volumes["v1"] == new
+
+
 def test_several_waits_make_one() -> None:
     assert resting(None, Wait(until=5), Wait("A", "a", 9), Wait("B", "b", 7)) == Wait("A", "a", 5)
     assert resting(Wait(until=5), Refuse("NoRoom", "none", 9)) == Refuse("NoRoom", "none", 5)

@@ -229,8 +229,11 @@ def concerned(volume: VirtualVolume) -> set[str]:
 
 
 def _newer(obj: Object, known: Object) -> bool:
-    """Whether ``obj`` is to replace ``known``. Resource versions of one kind are ordered (KEP-5504)."""
+    """Whether ``obj`` is to replace ``known``. Resource versions of one kind are ordered (KEP-5504), also those of an
+    object and of another that had its name before. Where they are no numbers, the later event wins, but never one about
+    an object that was made earlier.
+    """
     new, old = obj.metadata.resource_version, known.metadata.resource_version
-    if obj.metadata.uid != known.metadata.uid or not (new.isdecimal() and old.isdecimal()):
-        return True
-    return int(new) >= int(old)
+    if new.isdecimal() and old.isdecimal():
+        return int(new) >= int(old)
+    return (obj.metadata.creation_timestamp or "") >= (known.metadata.creation_timestamp or "")

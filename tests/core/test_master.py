@@ -30,6 +30,7 @@ from millpond_core.model.virtualvolume import (
     NodeReport,
     OnFailure,
     PathReport,
+    Scrub,
     VirtualVolumeSpec,
     VirtualVolumeStatus,
 )
@@ -691,6 +692,19 @@ def test_one_sentence_says_what_why_and_until_when(volume_: VirtualVolume, objec
     assert fields["phase"] == "Degraded"
     assert fields["copies"] == "1/2"
     assert fields["message"] == said
+
+
+def test_a_schedule_that_nothing_acts_upon_is_called_so() -> None:
+    volume_ = mapped()
+    asked = msgspec.structs.replace(volume_, spec=msgspec.structs.replace(volume_.spec, scrub=Scrub(schedule="@daily")))
+    fields = volume_status.status(world(asked), asked, Wait(), NOW)
+    said = {each.type: each for each in fields["conditions"]}
+    assert said["Ready"].status == "True"
+    assert said["ScrubScheduled"].status == "False"
+    assert fields["message"] == said["ScrubScheduled"].message
+    assert "spec.scrub.schedule is not acted upon yet" in fields["message"]
+    without = volume_status.status(world(volume_), volume_, Wait(), NOW)
+    assert "ScrubScheduled" not in {each.type for each in without["conditions"]}
 
 
 def test_a_status_that_says_it_all_is_not_written_again() -> None:

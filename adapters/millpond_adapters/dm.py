@@ -53,13 +53,12 @@ class DeviceMapper:
         info, table = await asyncio.gather(self._dmsetup(*_INFO, _ours(name)), self._dmsetup("table", name))
         return parse_devices(info, "\n".join(f"{name}: {line}" for line in table.splitlines()))[name]
 
-    async def create(self, name: str, uuid: str, table: str, *, readonly: bool = False) -> DmDevice:
+    async def create(self, name: str, uuid: str, table: str) -> DmDevice:
         """Raises Conflict when the name is taken by another table or uuid."""
         if " multipath " in table:
             self._refuse_timed_gates()
-        mode = ["--readonly"] if readonly else []
         try:
-            await self._dmsetup("create", _ours(name), "--uuid", uuid, *mode, "--table", table)
+            await self._dmsetup("create", _ours(name), "--uuid", uuid, "--table", table)
         except MillpondError:
             device = await self._existing(name)
             if device is None:
@@ -98,12 +97,6 @@ class DeviceMapper:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(0.1)
-
-    async def gate_status(self, name: str) -> GateStatus:
-        table, status = await asyncio.gather(
-            self._dmsetup("table", _ours(name)), self._dmsetup("status", name, "--noflush")
-        )
-        return self._gate(name, table, status, self._number(name))
 
     async def gates(self) -> dict[str, GateStatus]:
         """All gates by name, in one go."""

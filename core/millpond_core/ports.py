@@ -46,7 +46,7 @@ class Dm(Protocol):
         """All Millpond devices by name."""
         ...
 
-    async def create(self, name: str, uuid: str, table: str, *, readonly: bool = False) -> DmDevice:
+    async def create(self, name: str, uuid: str, table: str) -> DmDevice:
         """Create and resume; an existing device of that name with the same table is returned as it is."""
         ...
 
@@ -65,8 +65,6 @@ class Dm(Protocol):
     async def remove(self, name: str) -> None:
         """Idempotent. Busy names the open count."""
         ...
-
-    async def gate_status(self, name: str) -> GateStatus: ...
 
     async def gates(self) -> dict[str, GateStatus]:
         """All of Millpond's gates by name, at the price of one."""

@@ -53,7 +53,10 @@ class ControllerService:
     # --- volumes ---
 
     async def create_volume(self, request: Any, deadline: Deadline) -> Any:
-        """Make the VirtualVolume, or find it, and wait until a node could use it."""
+        """Make the VirtualVolume, or find it, and wait until a node could use it.
+
+        One that may have been answered with, to whomever, is never deleted here: its data may be what someone kept.
+        """
         volume_id = validation.name_to_id(request.name)
         capabilities = validation.capabilities(request.volume_capabilities)
         if request.HasField("volume_content_source"):
@@ -69,14 +72,19 @@ class ControllerService:
         wish = next(iter(preferred or sorted(allowed)), "")
 
         wanted = volumes.wanted(volume_id, asked, uuid=self._new_uuid(), size=size, preferred=wish, name=request.name)
+        unused = True
         try:
             await self._kube.create(wanted)
         except Conflict:
-            volumes.check_same(await self._get(volume_id), asked, required, limit)
+            found = await self._get(volume_id)
+            volumes.check_same(found, asked, required, limit)
+            unused = volumes.unused(found)
         try:
             volume = await until(self._kube, volume_id, deadline, volumes.created)
             _check_accessible(volume, asked, set(allowed))
-        except (NoRoom, Invalid):
+        except (NoRoom, Invalid) as error:
+            if not unused:
+                raise AlreadyExists(f"volume {volume_id} exists and is not what is asked for: {error}") from error
             # Gone before the answer: the claim may be scheduled anew, and nobody would ever delete this one.
             await self._kube.delete(VirtualVolume, volume_id)
             raise
@@ -160,7 +168,11 @@ class ControllerService:
         return csi.ControllerPublishVolumeResponse(publish_context=volumes.publish_context(volume))
 
     async def controller_unpublish_volume(self, request: Any, deadline: Deadline) -> Any:
-        """Ask for the volume to be taken down on the node (everywhere when none is named) and wait until it is."""
+        """Ask for the volume to be taken down on the node (everywhere when none is named) and wait until it is.
+
+        From a node that has failed it is fenced instead, and waited for until its leg nodes say so. Which of those
+        have failed themselves is read once: the next call sees what has come of the rest.
+        """
         volume_id = validation.volume_id(request.volume_id)
         named = validation.node_id(request.node_id) if request.node_id else ""
         volume = await self._find(volume_id)
@@ -168,8 +180,9 @@ class ControllerService:
             node = named or volume.spec.attachment.node or volume.status.attachment.node
             if node and volume.spec.attachment.node == node:
                 await self._set_attachment(volume_id, node, "")
-            if node:
-                await until(self._kube, volume_id, deadline, lambda seen: volumes.detached(seen, node))
+            gone = await self._kube.list(StorageNode, fields="status.phase=Failed")
+            failed = {each.metadata.name for each in gone}
+            await until(self._kube, volume_id, deadline, lambda seen: volumes.detached(seen, node, failed))
         return csi.ControllerUnpublishVolumeResponse()
 
     async def _attach(self, volume: VirtualVolume, node: str) -> None:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from millpond_core.errors import Busy
+from millpond_core.errors import Busy, Invalid
+from millpond_csi import validation
 from millpond_csi.deadline import Deadline
 from millpond_csi.errors import status
 
@@ -40,6 +41,17 @@ def subject(request: Any) -> str:
     return getattr(request, "volume_id", "") or getattr(request, "name", "")
 
 
+def lock_key(request: Any) -> str:
+    """The id of the volume that a request is about, also of one that is yet to get its name; empty: none."""
+    value = subject(request)
+    if getattr(request, "volume_id", "") or not value:
+        return value
+    try:
+        return validation.name_to_id(value)
+    except Invalid:
+        return value  # refused by the method, in its own words
+
+
 class VolumeLocks:
     """One call at a time for each volume: the next one is told so at once.
 
@@ -54,7 +66,7 @@ class VolumeLocks:
         """``method`` under the lock of the request's volume."""
 
         async def locked(request: Any, deadline: Deadline) -> Any:
-            key = subject(request)
+            key = lock_key(request)
             if not key:
                 return await method(request, deadline)
             if key in self._running:

@@ -67,7 +67,7 @@ class NodeService:
         capability = validation.capability(request.volume_capability)
         uuid = validation.uuid(request.volume_context, request.publish_context)
         device, number = await self._front(volume_id, uuid, deadline)
-        if capability.block or await self._is_mounted(target, number, capability.readonly):
+        if capability.block or await self._is_mounted(target, number, capability.mounted_readonly):
             return csi.NodeStageVolumeResponse()
         await self._prepare(volume_id, uuid, device, capability, request.publish_context.get(validation.EPOCH_KEY, ""))
         await self._mounts.make(target, folder=True)
@@ -204,7 +204,9 @@ class NodeService:
         if top is not None:
             if top not in here:
                 raise Refused(f"{target} shows {top.source} already, another device than this volume's")
-            if readonly == ("ro" in top.options):
+            # A bind is as read-only as what it shows.
+            staged = _top(table, source)
+            if (readonly or (staged is not None and "ro" in staged.options)) == ("ro" in top.options):
                 return
             await self._mounts.unmount(target)
         await self._mounts.make(target, folder=not block)

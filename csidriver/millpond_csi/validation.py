@@ -58,6 +58,12 @@ class Capability(NamedTuple):
         return bool(self.mode == Mode.SINGLE_NODE_READER_ONLY)
 
     @property
+    def mounted_readonly(self) -> bool:
+        """Whether its mount is read-only, be it by the mode or by a mount option."""
+        said = [option for option in self.options if option in ("ro", "rw")]
+        return self.readonly or said[-1:] == ["ro"]
+
+    @property
     def exclusive(self) -> bool:
         """One pod's alone, even on its node (ReadWriteOncePod)."""
         return bool(self.mode == Mode.SINGLE_NODE_SINGLE_WRITER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -90,6 +91,14 @@ def refusal(volume: VirtualVolume) -> MillpondError | None:
     return None
 
 
+def unused(volume: VirtualVolume) -> bool:
+    """Whether nobody can have been given ``volume``: never ready, never attached, as an earlier CreateVolume of the
+    same name leaves it that ran out of time.
+    """
+    wanted, status = volume.spec.attachment.node, volume.status
+    return status.phase in ("Pending", "Preparing") and status.attachment.epoch == 0 and not wanted
+
+
 def report(volume: VirtualVolume, node: str) -> NodeReport | None:
     """What ``node`` says about ``volume``."""
     return next((entry for entry in volume.status.nodes if entry.node == node), None)
@@ -109,22 +118,31 @@ def attached(volume: VirtualVolume, node: str) -> VirtualVolume | Wait:
     return volume
 
 
-def detached(volume: VirtualVolume | None, node: str) -> bool | Wait:
-    """True once ``node`` has nothing of the volume's assembly any more, by its word and the master's; or it was taken
-    from the node, and one whose leg is in sync has confirmed the higher epoch: nothing is acknowledged there any more.
+def detached(volume: VirtualVolume | None, node: str, failed: Collection[str] = ()) -> bool | Wait:
+    """True once nothing of the volume's assembly on ``node`` can write any more (empty: on whichever node it was).
+
+    By its own word; or, since it was fenced, by that of every other leg node: it has confirmed the epoch in force, so
+    nothing reaches its leg under an older one. ``failed``: nodes that have failed, whose word is not waited for.
     """
     if volume is None:
         return True
     at, said = volume.status.attachment, report(volume, node)
-    if at.node == node:
+    if at.node and at.node == (node or at.node):
         return Wait(
-            f"node {node} is taking it down, epoch {at.epoch}"
+            f"node {at.node} is taking it down, epoch {at.epoch}"
             f"{_because((said.message if said else '') or volume.status.message)}"
         )
-    others = {leg.node for leg in volume.status.mapping.legs if leg.state == "InSync" and not leg.releasing} - {node}
+    down = said is None or (said.front == "None" and not said.paths)
+    # Taken away uncleanly, it may be assembled by a node that has said nothing since.
+    if down and (at.node or at.clean or (said is not None and max(said.epoch, said.ended_epoch) >= at.epoch)):
+        return True
     confirmed = {entry.node for entry in volume.status.nodes if entry.epoch >= at.epoch}
-    if not at.node and not at.clean and others and not others & confirmed:
-        return Wait(f"it was taken from {node}, and no leg node has confirmed epoch {at.epoch} yet")
+    silent = [each for each in leg_nodes(volume) if each != node and each not in failed and each not in confirmed]
+    if silent:
+        return Wait(
+            f"it was taken from {node or 'its node'} without its word, and {', '.join(silent)} did not confirm epoch "
+            f"{at.epoch} yet{_because(volume.status.message)}"
+        )
     return True
 
 

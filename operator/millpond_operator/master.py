@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from millpond_core import names
-from millpond_core.errors import Conflict, MillpondError, NotFound
+from millpond_core.errors import Conflict, Invalid, MillpondError, NotFound
 from millpond_core.master import planner, quiescence
 from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Merge, Notice, Patch, Refuse, Step
 from millpond_core.master.world import KINDS, Health, Object, World
@@ -41,6 +41,8 @@ class Master:
         self._failures: Counter[Key] = Counter()
         self._doubted: set[Key] = set()
         """Objects of which a write's outcome is not known: read before anything is decided from them."""
+        self._unreadable: set[Key] = set()
+        """Objects that could not be decoded when they were read last."""
         self._starving: set[Key] = set()
         """Volumes that wait for room."""
 
@@ -62,6 +64,7 @@ class Master:
 
     def put(self, obj: Object) -> None:
         """A version of an object was seen."""
+        self._unreadable.discard(_key(obj))
         before = self.world.get(type(obj), obj.metadata.name)
         if not self.world.put(obj):
             return
@@ -75,6 +78,7 @@ class Master:
 
     def remove(self, obj: Object) -> None:
         """An object is gone."""
+        self._unreadable.discard(_key(obj))
         if self.world.remove(obj):
             self.agenda.drop(_key(obj))
             self._starving.discard(_key(obj))
@@ -182,6 +186,11 @@ class Master:
             self.put(obj)
 
     async def _read_again(self, key: Key) -> None:
+        """Read what is in doubt. Raises Invalid when that of ``key`` cannot be decoded: nothing is decided for it; all
+        others go on with what is known of it.
+        """
+        if key in self._unreadable:
+            self._doubted.add(key)
         for doubted in [*self._doubted]:
             known = self.world.get(doubted.kind, doubted.name)
             try:
@@ -189,6 +198,12 @@ class Master:
             except NotFound:
                 if known is not None:
                     self.remove(known)
+            except Invalid as error:
+                self.counts["unreadable"] += 1
+                self._unreadable.add(doubted)
+                if doubted == key:
+                    raise
+                log.error("%s: %s; the others go on", doubted, error)
             self._doubted.discard(doubted)
 
     async def _announce(self, obj: Object, notices: tuple[Notice, ...]) -> None:
@@ -234,6 +249,7 @@ class Master:
             case VirtualVolume():
                 for leg in (*obj.status.mapping.legs, *obj.status.spares):
                     yield from world.devices_of(leg)
+                yield from self._volumes(world.namesakes(obj))
                 for q in world.quiescences.values():
                     if obj.metadata.name in q.status.volumes or obj.metadata.name in q.spec.scope.volumes:
                         yield q

@@ -146,6 +146,8 @@ class Volumes:
         if not volume.spec.uuid:
             return
         known = self.volumes.get(volume.metadata.name)
+        if known is None and self._copied(volume):
+            return
         if known is None or known.volume.spec.uuid != volume.spec.uuid:
             self.volumes[volume.metadata.name] = Volume(self, volume)
             self._writer.again(VirtualVolume, volume.metadata.name)
@@ -154,6 +156,18 @@ class Volumes:
                 self._writer.again(VirtualVolume, volume.metadata.name)
             known.see(volume)
         self.work.ask(volume.metadata.name)
+
+    def _copied(self, volume: VirtualVolume) -> bool:
+        """Whether a volume without a mapping has another's uuid, and with it what stands here and is remembered."""
+        for name, other in list(self.volumes.items()):
+            if other.volume.spec.uuid != volume.spec.uuid:
+                continue
+            if not volume.status.mapping.generation:
+                log.warning("volume %s has the uuid of volume %s: left alone", volume.metadata.name, name)
+                return True
+            if not other.volume.status.mapping.generation:
+                del self.volumes[name]  # the copy was seen first
+        return False
 
     def gone(self, name: str) -> None:
         """The API server has it no more, or it concerns this node no more. Absence is never an instruction."""

@@ -11,7 +11,7 @@ import pytest
 
 from millpond_core import names
 from millpond_core.instants import seconds_stamp, stamp
-from millpond_core.master import changes, node, planner, volume, volume_status
+from millpond_core.master import changes, deleting, node, planner, volume, volume_status
 from millpond_core.master.node import Heartbeat
 from millpond_core.master.steps import Act, Apply, Create, Merge, Patch, Refuse, Wait, resting
 from millpond_core.master.world import Health, Object, World
@@ -30,6 +30,7 @@ from millpond_core.model.virtualvolume import (
     NodeReport,
     OnFailure,
     PathReport,
+    Scrub,
     VirtualVolumeSpec,
     VirtualVolumeStatus,
 )
@@ -404,6 +405,12 @@ def test_attachments(volume_: VirtualVolume, health: dict[str, Health], after: d
             id="a-failed-node-attaches-nothing",
         ),
         pytest.param(
+            world(mapped(wanted="n3", attachment=Attachment(epoch=1)), StorageNode(metadata=meta("n3"))),
+            "AttachNodeSilent",
+            "n3: it has not reported its boot yet",
+            id="an-attachment-belongs-to-a-boot",
+        ),
+        pytest.param(
             world(mapped(attachment=Attachment(epoch=1)), quiescence("q", "Quiesced", own=False)),
             "Quiescing",
             "when quiescence q is over",
@@ -455,6 +462,103 @@ def test_refusals(volume_: VirtualVolume, category: str, said: str) -> None:
     assert isinstance(decision, Refuse)
     assert decision.category == category
     assert said in decision.message
+
+
+STRIPED = msgspec.structs.replace(
+    leg("a", "n1", "Failed", releasing=True),
+    extents=[Extent(device=f"n1-d{n}", device_uuid=f"u-n1-d{n}", start=0, length=5) for n in (1, 2)],
+)
+GIVEN_UP = {"deletion_timestamp": "2027-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("said", "dead", "given_back"),
+    [
+        pytest.param({"released": True}, None, True, id="by-its-nodes-word"),
+        pytest.param(
+            {"unmapped": True, "kept_on": ["n1-d1"]}, device("n1-d1", "n1", "Failed"), False, id="not-given-up"
+        ),
+        pytest.param(
+            {"unmapped": True, "kept_on": ["n1-d1"]}, (GIVEN_UP, "Failed"), True, id="the-dead-one-is-deleted"
+        ),
+        pytest.param({"unmapped": True, "kept_on": ["n1-d1"]}, (GIVEN_UP, "Claimed"), False, id="deleted-but-alive"),
+        pytest.param({"unmapped": True, "kept_on": ["n1-d2"]}, (GIVEN_UP, "Failed"), False, id="the-live-one-has-it"),
+        pytest.param({"kept_on": ["n1-d1"]}, (GIVEN_UP, "Failed"), False, id="its-mapping-stands"),
+        pytest.param({"unmapped": True, "kept_on": ["n1-d1"]}, "gone", True, id="the-dead-one-is-gone-for-good"),
+        pytest.param({"unmapped": True, "kept_on": ["n1-d1"]}, "mute", False, id="one-of-its-name-that-may-be-it"),
+        pytest.param({"unmapped": True, "kept_on": ["n1-d1"]}, "other", True, id="another-disk-has-its-name"),
+    ],
+)
+def test_a_striped_leg_is_given_back_though_a_device_is_dead(said: dict[str, Any], dead: Any, given_back: bool) -> None:
+    told = NodeReport(node="n1", epoch=1, legs=[LegReport(id="a", **said)])
+    volume_ = mapped(mapping=legs(STRIPED), nodes=[told], wanted="", attachment=Attachment(epoch=1))
+    there = world(volume_)
+    first = there.devices["n1-d1"]
+    match dead:
+        case (fields, state):
+            changed = device("n1-d1", "n1", state)
+            there.put(msgspec.structs.replace(changed, metadata=meta("n1-d1", **fields)))
+        case "gone":
+            there.remove(first)
+        case "mute":
+            there.put(msgspec.structs.replace(first, status=StorageDeviceStatus()))
+        case "other":
+            seen = msgspec.structs.replace(first.status.observation, device_uuid="u-new")
+            there.put(msgspec.structs.replace(first, status=msgspec.structs.replace(first.status, observation=seen)))
+        case StorageDevice():
+            there.put(dead)
+    assert deleting.given_back(there, volume_, STRIPED) is given_back
+
+
+def copied(name: str, created: int, *, of: VirtualVolume | None = None, **metadata: Any) -> VirtualVolume:
+    """As YAML that someone took from a volume and applied under another name."""
+    of = of or VirtualVolume(spec=VirtualVolumeSpec(uuid=VID, size="16Mi"))
+    return msgspec.structs.replace(
+        of,
+        metadata=meta(name, creation_timestamp=seconds_stamp(NOW + created), finalizers=[names.FINALIZER], **metadata),
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "refused"),
+    [
+        pytest.param(copied("v1", 0), copied("v2", 5), "v2", id="the-younger"),
+        pytest.param(copied("v1", 5), copied("v2", 0), "v1", id="whatever-its-name"),
+        pytest.param(copied("v1", 0), copied("v2", 0), "v2", id="of-the-same-second-by-name"),
+        pytest.param(copied("v1", 0), copied("v2", 5, of=mapped()), "v1", id="never-the-one-with-the-data"),
+    ],
+)
+def test_two_volumes_are_never_one_on_disk(first: VirtualVolume, second: VirtualVolume, refused: str) -> None:
+    there = world(first, second)
+    told = {each.metadata.name: volume.decide(there, each, NOW) for each in (first, second)}
+    decision, kept = told.pop(refused), next(iter(told))
+    assert isinstance(decision, Refuse)
+    assert decision.category == "Invalid"
+    assert f"spec.uuid {VID} is volume {kept}'s already" in decision.message
+    assert not isinstance(told[kept], Refuse)
+    there.remove(there.volumes[kept])
+    assert not isinstance(volume.decide(there, there.volumes[refused], NOW), Refuse), "it is alone now"
+
+
+def test_a_copy_goes_without_touching_what_is_the_others_on_disk() -> None:
+    gone = {"deletion_timestamp": "2027-01-01T00:00:00Z"}
+    original, new = mapped(), copied("v2", 5, **gone)
+    decision = volume.decide(world(original, new), new, NOW)
+    assert isinstance(decision, Act)
+    assert decision.why == "deleted: it has no mapping"
+    detached = mapped(wanted="", attachment=Attachment(epoch=1), phase="Deleting")
+    both = copied("v2", 5, of=detached, **gone)
+    waits = volume.decide(world(original, both), both, NOW)
+    assert isinstance(waits, Wait)
+    assert "has the spec.uuid of volume v1" in waits.message
+    assert isinstance(volume.decide(world(both), both, NOW), Act), "its own legs may go when nobody else has them"
+
+
+def test_a_leg_without_extents_has_no_neighbours() -> None:
+    bare = msgspec.structs.replace(leg("b", "n2", "Stale"), extents=[])
+    reached = [report("n1", "a", front="Active", paths=[PathReport(id="a", path="Up")]), report("n2", "b")]
+    one = mapped(mapping=legs(leg("a", "n1"), bare), conditions=degraded(NOW - 5), nodes=reached)
+    assert isinstance(decided(world(one, n2=Health(heard=NOW))), Act)
 
 
 def test_a_label_that_knows_a_volume_tells_that_it_was_allocated() -> None:
@@ -692,6 +796,19 @@ def test_one_sentence_says_what_why_and_until_when(volume_: VirtualVolume, objec
     assert fields["message"] == said
 
 
+def test_a_schedule_that_nothing_acts_upon_is_called_so() -> None:
+    volume_ = mapped()
+    asked = msgspec.structs.replace(volume_, spec=msgspec.structs.replace(volume_.spec, scrub=Scrub(schedule="@daily")))
+    fields = volume_status.status(world(asked), asked, Wait(), NOW)
+    said = {each.type: each for each in fields["conditions"]}
+    assert said["Ready"].status == "True"
+    assert said["ScrubScheduled"].status == "False"
+    assert fields["message"] == said["ScrubScheduled"].message
+    assert "spec.scrub.schedule is not acted upon yet" in fields["message"]
+    without = volume_status.status(world(volume_), volume_, Wait(), NOW)
+    assert "ScrubScheduled" not in {each.type for each in without["conditions"]}
+
+
 def test_a_status_that_says_it_all_is_not_written_again() -> None:
     there = world(mapped())
     first = planner.decide(there, there.volumes["v1"], NOW)
@@ -713,6 +830,27 @@ def test_a_world_ignores_what_is_older_and_what_is_gone() -> None:
     assert there.used("u-n1-d1") == []
     assert not there.put(new), "a late event does not bring it back"
     assert there.put(msgspec.structs.replace(new, metadata=msgspec.structs.replace(new.metadata, uid="another")))
+
+
+@pytest.mark.parametrize("versions", [("7", "9"), ("10", "11"), ("x", "y")], ids=["numbers", "no-text", "opaque"])
+def test_a_late_event_of_a_deleted_namesake_displaces_nothing(versions: tuple[str, str]) -> None:
+    old, new = (
+        msgspec.structs.replace(
+            mapped(),
+            metadata=meta("v1", creation_timestamp=seconds_stamp(NOW + at)),
+        )
+        for at in (0, 60)
+    )
+    old, new = (
+        msgspec.structs.replace(
+            each, metadata=msgspec.structs.replace(each.metadata, uid=version, resource_version=version)
+        )
+        for each, version in zip((old, new), versions, strict=True)
+    )
+    there = World([old])
+    assert there.put(new), "its successor"
+    assert not there.put(old)
+    assert there.volumes["v1"] == new
 
 
 def test_several_waits_make_one() -> None:

@@ -23,7 +23,7 @@ from millpond_core.model.virtualvolume import (
     VirtualVolumeSpec,
     VirtualVolumeStatus,
 )
-from millpond_core.nodeplan import claim, label, node, record, still
+from millpond_core.nodeplan import claim, label, legs, node, record, still
 from millpond_core.nodeplan import steps as s
 from millpond_core.nodeplan.claim import DiskSeen
 from millpond_core.nodeplan.still import Standing
@@ -532,6 +532,29 @@ def test_after_a_reboot_nothing_is_assembled_under_the_old_epoch() -> None:
     plan = node.plan(volume(leg("a"), leg("b")), bare, AROUND, Memory())
     assert not any(isinstance(step, s.Assemble | s.Connect) for step in plan.steps)
     assert "rebooted" in plan.waits[0]
+
+
+def test_a_leg_is_released_where_it_can_be_and_tells_which_devices_still_have_it() -> None:
+    """Striped over two disks, of which one is dead: the other's units must not wait for it."""
+    away = Extent(device="dead", device_uuid="d9", start=0, length=5)
+    striped = msgspec.structs.replace(leg("a", "Failed", releasing=True), extents=[*leg("a").extents, away])
+    there = msgspec.structs.replace(volume(striped, wanted=""), metadata=ObjectMeta(name="v", deletion_timestamp="now"))
+    kernel = msgspec.structs.replace(standing(), array=None, gates={}, controllers={})
+    mapped = msgspec.structs.replace(kernel, dm={names.leg(UUID, "a"): kernel.dm[names.leg(UUID, "a")]})
+    plan = legs.plan(there, mapped, AROUND, Memory(generation=3))
+    assert kinds(list(plan.steps)) == ["RemoveDm", "DropLeg"]
+    [said] = plan.reports
+    assert (said.released, said.unmapped, said.kept_on) == (False, False, ["dead", "dev-a"])
+    device = kernel.devices["dev-a"]
+    assert device.label is not None
+    dropped = msgspec.structs.replace(device, label=msgspec.structs.replace(device.label, legs=()))
+    gone = msgspec.structs.replace(mapped, dm={}, devices={"dev-a": dropped})
+    [said] = legs.plan(there, gone, AROUND, Memory()).reports
+    assert (said.released, said.unmapped, said.kept_on) == (False, True, ["dead"])
+    back = DeviceSeen(name="dead", device_uuid="d9", present=True, major_minor="259:5")
+    whole = msgspec.structs.replace(gone, devices={"dev-a": dropped, "dead": back})
+    [said] = legs.plan(there, whole, AROUND, Memory()).reports
+    assert (said.released, said.unmapped, said.kept_on) == (True, True, [])
 
 
 # --- the record ---

@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 
+from millpond_core import names
 from millpond_core.errors import Conflict, Invalid, NotFound, Unavailable
-from millpond_core.model import VirtualVolume
-from millpond_core.model.virtualvolume import Attachment, Leg, Mapping, NodeReport, VirtualVolumeStatus
+from millpond_core.model import ObjectMeta, StorageNode, VirtualVolume
+from millpond_core.model.virtualvolume import (
+    Attachment,
+    Leg,
+    Mapping,
+    NodeReport,
+    VirtualVolumeSpec,
+    VirtualVolumeStatus,
+)
 from millpond_csi import volumes
 from millpond_csi.errors import AlreadyExists, NoRoom, NotReady, OutOfRange, Refused
 from millpond_csi.stubs import csi
@@ -107,6 +115,40 @@ async def test_with_leg_nodes_only_a_leg_elsewhere_is_no_room(driver: Any) -> No
     assert await driver.kube.list(VirtualVolume) == []
 
 
+@pytest.mark.parametrize("used", [False, True], ids=["ready", "attached-before"])
+async def test_a_volume_that_was_there_before_is_never_deleted(driver: Any, used: bool) -> None:
+    """Equal in all parameters but out of reach for this pod: whoever got it from the first call may have used it."""
+    volume = await driver.create(parameters={"access": "LegNodes"}, accessibility_requirements=on("n1"))
+    if used:
+        await driver.attach(volume)
+        await driver.call("controller_unpublish_volume", volume_id="pvc-1", node_id="n1")
+    with pytest.raises(AlreadyExists, match=r"pvc-1 exists and is not what is asked for: .* may run on n3"):
+        await driver.create(parameters={"access": "LegNodes"}, accessibility_requirements=on("n3"))
+    assert (await driver.kube.get(VirtualVolume, "pvc-1")).metadata.deletion_timestamp is None
+
+
+async def test_what_an_earlier_call_left_unready_goes_when_there_is_no_room(driver: Any) -> None:
+    driver.master.stuck.add("allocate")
+    asked = {"parameters": {"access": "LegNodes"}, "accessibility_requirements": on("n3")}
+    with pytest.raises(NotReady):
+        await driver.call(
+            "create_volume",
+            0.3,
+            name="pvc-1",
+            volume_capabilities=[mount_capability()],
+            capacity_range={"required_bytes": 64 * MIB},
+            **asked,
+        )
+    driver.master.stuck.clear()
+    waiting = asyncio.ensure_future(driver.create(**asked))
+    await asyncio.sleep(0.1)
+    await driver.kube.merge(VirtualVolume, "pvc-1", {"metadata": {"annotations": {"poke": "1"}}})
+    with pytest.raises(NoRoom, match="may run on n3"):
+        await waiting
+    await driver.call("delete_volume", volume_id="pvc-1")
+    assert await driver.kube.list(VirtualVolume) == []
+
+
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
@@ -186,6 +228,8 @@ async def test_attach_answers_only_when_the_front_is_there_under_the_new_epoch(d
     await driver.call("controller_unpublish_volume", volume_id="pvc-1", node_id="n1")
     driver.master.stuck.add("attach")
     waiting = asyncio.ensure_future(driver.attach(volume))
+    while not (await driver.kube.get(VirtualVolume, "pvc-1")).spec.attachment.node:
+        await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
     assert not waiting.done()
     stale = {"attachment": {"node": "n1", "epoch": 2, "clean": False}}
@@ -264,31 +308,76 @@ async def test_detach_from_another_node_leaves_the_holder_alone(driver: Any) -> 
     assert (await driver.kube.get(VirtualVolume, "pvc-1")).spec.attachment.node == ""
 
 
+def said(node: str, epoch: int, front: Any = "None", **fields: Any) -> NodeReport:
+    return NodeReport(node=node, epoch=epoch, front=front, **fields)
+
+
+def three_legs(at: Attachment, nodes: list[NodeReport]) -> VirtualVolume:
+    there = [Leg(id=each, node=node, state="InSync") for each, node in (("a", "n1"), ("b", "n2"), ("c", "n3"))]
+    mapping = Mapping(generation=1, record_seq=1, legs=there)
+    return VirtualVolume(
+        metadata=ObjectMeta(name="pvc-1", finalizers=[names.FINALIZER]),
+        spec=VirtualVolumeSpec(uuid="0c6f8a3e-7f0e-4d7e-9a53-1d2a5a4f7b10", size="64Mi"),
+        status=VirtualVolumeStatus(phase="Ready", attachment=at, nodes=nodes, mapping=mapping),
+    )
+
+
+ACTIVE = said("n1", 4, "Active")
+
+
 @pytest.mark.parametrize(
-    ("legs", "epochs", "clean", "done"),
+    ("at", "nodes", "answer"),
     [
-        pytest.param({"n1": "InSync", "n2": "InSync"}, {"n2": 1}, False, False, id="nobody has confirmed"),
-        pytest.param({"n1": "InSync", "n2": "InSync"}, {"n1": 2, "n2": 1}, False, False, id="the node does not count"),
-        pytest.param({"n1": "InSync", "n2": "InSync"}, {"n2": 2}, False, True, id="its leg node has"),
+        pytest.param(Attachment(node="n1", epoch=4, clean=False), [ACTIVE], "n1 is taking it down", id="standing"),
+        pytest.param(Attachment(epoch=4), [said("n1", 4, clean_epoch=4)], "", id="torn-down"),
+        pytest.param(Attachment(epoch=4, clean=False), [said("n1", 4, ended_epoch=4)], "", id="ended-uncleanly"),
         pytest.param(
-            {"n1": "InSync", "n2": "InSync", "n3": "InSync"}, {"n2": 1, "n3": 2}, False, True, id="one is enough"
+            Attachment(epoch=5, clean=False),
+            [ACTIVE, said("n2", 4), said("n3", 5)],
+            "n2 did not confirm epoch 5 yet",
+            id="fenced-waits-for-each-leg-node",
         ),
-        pytest.param({"n1": "InSync", "n2": "Stale"}, {"n2": 1}, False, True, id="there is nobody else"),
-        pytest.param({"n1": "InSync", "n2": "InSync"}, {"n2": 1}, True, True, id="it was detached cleanly"),
+        pytest.param(
+            Attachment(epoch=5, clean=False), [ACTIVE], "n2, n3 did not confirm", id="also-for-one-that-says-nothing"
+        ),
+        pytest.param(
+            Attachment(epoch=5, clean=False), [ACTIVE, said("n2", 5), said("n3", 6)], "", id="fenced-by-all-others"
+        ),
+        pytest.param(
+            Attachment(node="n3", epoch=6, clean=False),
+            [ACTIVE, said("n2", 5), said("n3", 6, "Active")],
+            "n2 did not confirm epoch 6 yet",
+            id="fenced-and-wanted-elsewhere",
+        ),
+        pytest.param(
+            Attachment(epoch=5, clean=False),
+            [said("n1", 4), said("n2", 4), said("n3", 5)],
+            "n2 did not confirm",
+            id="fenced-before-it-told-of-its-front",
+        ),
+        pytest.param(
+            Attachment(epoch=5, clean=False), [said("n1", 5), said("n2", 4)], "", id="back-and-nothing-stands-there"
+        ),
+        pytest.param(
+            Attachment(node="n3", epoch=6, clean=False), [said("n3", 6, "Active")], "", id="never-there-held-elsewhere"
+        ),
+        pytest.param(Attachment(), [], "", id="never-anywhere"),
     ],
 )
-def test_a_volume_taken_from_a_node_is_detached_when_the_fence_is_confirmed(
-    legs: dict[str, Any], epochs: dict[str, int], clean: bool, done: bool
-) -> None:
-    status = VirtualVolumeStatus(
-        attachment=Attachment(node="", epoch=2, clean=clean),
-        mapping=Mapping(
-            generation=1, legs=[Leg(id=chr(97 + i), node=n, state=s) for i, (n, s) in enumerate(legs.items())]
-        ),
-        nodes=[NodeReport(node=node, epoch=epoch) for node, epoch in epochs.items()],
-    )
-    verdict = volumes.detached(VirtualVolume(status=status), "n1")
-    assert (verdict is True) is done, verdict
+def test_when_a_node_counts_as_detached(at: Attachment, nodes: list[NodeReport], answer: str) -> None:
+    verdict = volumes.detached(three_legs(at, nodes), "n1")
+    assert (answer in verdict.reason) if answer else verdict is True
+
+
+async def test_a_fence_is_waited_for_but_not_the_word_of_a_leg_node_that_has_failed_too(driver: Any) -> None:
+    driver.kube.seed(three_legs(Attachment(epoch=5, clean=False), [ACTIVE, said("n3", 5)]))
+    for named in ("n1", ""):
+        with pytest.raises(NotReady, match="n2 did not confirm epoch 5 yet"):
+            await driver.call("controller_unpublish_volume", 0.3, volume_id="pvc-1", node_id=named)
+    for failed in ("n1", "n2"):
+        await driver.kube.merge(StorageNode, failed, {"status": {"phase": "Failed"}}, status=True)
+    for named in ("n1", ""):
+        await driver.call("controller_unpublish_volume", volume_id="pvc-1", node_id=named)
 
 
 async def test_an_outage_is_unavailable_not_an_answer(driver: Any) -> None:

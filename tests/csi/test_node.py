@@ -163,6 +163,22 @@ async def test_mount_options_are_passed_on(driver: Any, volume: Any) -> None:
     assert ("mount", "/dev/dm-0", driver.staging(), "xfs", "noatime", "ro") in driver.mounts.calls
 
 
+@pytest.mark.parametrize(
+    "capability",
+    [mount_capability(flags=("noatime,ro",)), mount_capability(mode=Mode.SINGLE_NODE_READER_ONLY)],
+    ids=["by-a-mount-option", "by-the-access-mode"],
+)
+async def test_what_is_mounted_read_only_is_staged_and_shown_again_as_it_is(
+    driver: Any, volume: Any, capability: Any
+) -> None:
+    device(driver).contents = Contents(kind="Filesystem", fs_type="ext4", detail="ext4")
+    for _ in range(2):
+        await driver.stage(volume, driver.context, capability)
+        await driver.publish(volume, driver.context, capability)
+    assert [mount.options for mount in driver.mounts.mounts] == [frozenset({"ro"})] * 2
+    assert not [call for call in driver.mounts.calls if call[0] == "unmount"], "a pod uses it"
+
+
 async def test_raw_block_is_not_looked_into(driver: Any, volume: Any) -> None:
     device(driver).contents = Contents(kind="Other", detail="anything")
     await driver.stage(volume, driver.context, block_capability())

@@ -22,6 +22,7 @@ from millpond_csi.interceptors import VolumeLocks
 from millpond_csi.registration import Registration
 from millpond_csi.server import Server, serve, snake_case
 from millpond_csi.stubs import csi, registration
+from millpond_csi.validation import name_to_id
 
 KINDS = csi.DESCRIPTOR.services_by_name
 DELETE = "/csi.v1.Controller/DeleteVolume"
@@ -155,6 +156,23 @@ async def test_the_lock_is_free_after_a_failure() -> None:
     for _ in range(2):
         with pytest.raises(errors.Invalid):
             await method(csi.DeleteVolumeRequest(volume_id="a"), Deadline.after(1))
+
+
+@pytest.mark.parametrize("name", ["pvc-1", "Some Name"])
+async def test_a_volume_has_one_lock_whether_it_is_called_by_its_name_or_its_id(name: str) -> None:
+    locks, gate = VolumeLocks(), asyncio.Event()
+
+    async def wait(request: Any, deadline: Deadline) -> None:
+        await gate.wait()
+
+    create, delete = locks.wrap("CreateVolume", wait), locks.wrap("DeleteVolume", wait)
+    first = asyncio.ensure_future(create(csi.CreateVolumeRequest(name=name), Deadline.after(1)))
+    await asyncio.sleep(0)
+    with pytest.raises(errors.Busy, match=r"CreateVolume of .* is still running"):
+        await delete(csi.DeleteVolumeRequest(volume_id=name_to_id(name)), Deadline.after(1))
+    gate.set()
+    await first
+    await create(csi.CreateVolumeRequest(name="x" * 500), Deadline.after(1))
 
 
 async def test_the_deadline_is_a_little_before_the_callers(wire: Wire) -> None:

@@ -14,6 +14,7 @@ import pytest
 from invariants import watch
 from node_cluster import Cluster
 
+from millpond_core.model import ObjectMeta, VirtualVolume
 from millpond_core.model.virtualvolume import OnFailure
 
 Story = Callable[[Cluster], Awaitable[None]]
@@ -122,3 +123,26 @@ async def test_killed_before_each_change_and_started_again(tmp_path: Path, name:
             await tell(tmp_path / str(number), story, victim, number)
         except AssertionError as error:
             raise AssertionError(f"killed before change {number}, {calls[number]}: {str(error)[:300]}") from None
+
+
+async def test_a_copied_volume_disturbs_nothing_of_its_original(tmp_path: Path) -> None:
+    """The same YAML under another name, node labels and uuid included, without a mapping; whichever is seen first."""
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        await begin(cluster)
+        original = cluster.vvol("v")
+        remembered = cluster.memory("n1", original.spec.uuid)
+        metadata = ObjectMeta(name="a-copy", labels=original.metadata.labels)
+        await cluster.kube.create(VirtualVolume(metadata=metadata, spec=original.spec))
+        await cluster.pass_time(3)
+        assert cluster.vvol("a-copy").status.nodes == []
+        assert cluster.memory("n1", original.spec.uuid) == remembered
+        await cluster.restart("n1")
+        await cluster.pass_time(3)
+        assert cluster.vvol("a-copy").status.nodes == []
+        await cluster.kube.delete(VirtualVolume, "a-copy")
+        await cluster.pass_time(3)
+        assert cluster.memory("n1", original.spec.uuid) == remembered
+        write = cluster.write("n1", "v", 33, 33)
+        await cluster.until(lambda: write.done)
+        await cluster.detach("v")
+        assert not cluster.machine("n1").arrays

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from harness import Cluster, attached, leg_on, remote
+from harness import Cluster, MasterKube, attached, leg_on, remote
 
 from millpond_core import names
+from millpond_core.errors import Invalid
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_operator.agenda import Key
 
 
 async def test_a_silent_state_manager_is_not_a_dead_node(cluster: Cluster) -> None:
@@ -309,3 +313,29 @@ async def test_only_the_masters_own_old_quiescences_are_pruned(cluster: Cluster)
     kept = await cluster.quiescences()
     assert len(kept) == 21
     assert "mine" in {q.metadata.name for q in kept}
+
+
+async def test_an_object_that_cannot_be_read_stops_nobody_else(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await attached(cluster, grace=0)
+    spoilt = Key(StorageDevice, "n3-d2")
+
+    async def get(self: MasterKube, kind: Any, name: str) -> Any:
+        if (kind, name) == spoilt:
+            raise Invalid("StorageDevice 'n3-d2' cannot be read: Expected `int`")
+        return await super(MasterKube, self).get(kind, name)
+
+    monkeypatch.setattr(MasterKube, "get", get, raising=False)
+    cluster.master._doubted.add(spoilt)
+    cluster.nodes.pull(remote(await cluster.volume()).extents[0].device)
+    await cluster.later(20)
+    volume = await cluster.volume()
+    assert (volume.status.phase, volume.status.copies) == ("Ready", "2/2")
+    assert cluster.master.counts["unreadable"] > 0
+    assert "'n3-d2' cannot be read: Expected `int`; the others go on" in caplog.text
+    monkeypatch.undo()
+    await cluster.later(60)
+    unreadable = cluster.master.counts["unreadable"]
+    await cluster.later(60)
+    assert cluster.master.counts["unreadable"] == unreadable, "it is read again, and well"

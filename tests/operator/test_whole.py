@@ -77,7 +77,9 @@ class Whole(Cluster):
             elif event != "SYNCED":
                 master.put(obj)
 
-    async def claim(self, name: str = "v1", *, copies: int = 2, grace: int = 20, preferred: str = "n1") -> None:
+    async def claim(
+        self, name: str = "v1", *, copies: int = 2, stripes: int = 1, grace: int = 20, preferred: str = "n1"
+    ) -> None:
         """As the CSI controller makes a volume."""
         number = len(await self.kube.list(VirtualVolume))
         await self.kube.create(
@@ -86,7 +88,7 @@ class Whole(Cluster):
                 spec=VirtualVolumeSpec(
                     uuid=f"4f1c0000-0000-4000-8000-00000000000{number}",
                     size=SIZE,
-                    layout=Layout(copies=copies),
+                    layout=Layout(copies=copies, stripes=stripes),
                     placement=Placement(preferred_node=preferred),
                     on_failure=OnFailure(grace_period_seconds=grace, hold_seconds=5),
                 ),
@@ -222,6 +224,20 @@ async def test_it_moves_and_goes(whole: Whole) -> None:
     await whole.kube.delete(VirtualVolume, "v1")
     await whole.until(lambda: not any(key.plural == "virtualvolumes" for key in whole.kube._store._objects))
     assert all(not dm.startswith(names.DM_PREFIX) for m in whole.world.machines.values() for dm in m.dm)
+
+
+async def test_a_striped_volume_can_be_deleted_though_one_of_its_disks_is_dead(whole: Whole) -> None:
+    await whole.claim(copies=1, stripes=2)
+    whole.machine("n1").pull("nvme1")
+    await whole.until(lambda: whole.sdev("n1-nvme1").status.observation.state == "Failed")
+    await whole.kube.delete(VirtualVolume, "v1")
+    await whole.pass_time(5)
+    assert "delete its StorageDevice" in whole.vvol("v1").status.message
+    await whole.kube.delete(StorageDevice, "n1-nvme1")
+    there = whole.kube._store._objects
+    await whole.until(lambda: not any(key.name in ("v1", "n1-nvme1") for key in there))
+    await whole.until(lambda: whole.sdev("n1-nvme2").status.allocated_bytes == 0)
+    assert whole.machine("n1").slots["nvme2"].labels[-1].legs == ()
 
 
 async def test_an_attach_node_that_loses_power_starts_again_from_one_source(whole: Whole) -> None:

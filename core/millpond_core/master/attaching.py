@@ -63,11 +63,13 @@ def _again(world: World, volume: VirtualVolume) -> Act | Wait | None:
 
 def _raise_epoch(world: World, volume: VirtualVolume, node: str, what: str) -> Act | Wait:
     at, there = volume.status.attachment, v.legs(volume)
+    boot_id = world.nodes[node].status.boot_id if node in world.nodes else ""
+    if not boot_id:  # without it a reboot would go unnoticed
+        return Wait("AttachNodeSilent", f"cannot be attached to {node}: it has not reported its boot yet")
     epoch = _highest_epoch(volume) + 1
     usable = v.in_reach(world, volume)
     if not usable:
         return Wait("NoCopyInReach", f"cannot be attached to {node}: no leg in sync is in reach{_whereabouts(there)}")
-    boot_id = world.nodes[node].status.boot_id if node in world.nodes else ""
     operations = [
         *v.record_tests(volume, there),
         {"op": "test", "path": "/spec/attachment/node", "value": volume.spec.attachment.node},

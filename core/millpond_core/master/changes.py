@@ -102,7 +102,7 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
 
 def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
     """The change that could be committed now; None: there is none."""
-    if volume.status.mapping.generation == 0 or volume.metadata.deletion_timestamp:
+    if volume.status.mapping.generation == 0 or volume.metadata.deletion_timestamp or v.copied_from(world, volume):
         return None
     sources = [leg for leg in v.in_reach(world, volume) if v.reached(volume, leg)]
     look = outlook(world, volume, now)

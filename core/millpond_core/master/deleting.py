@@ -10,7 +10,7 @@ from millpond_core.master import volumes as v
 from millpond_core.master.steps import Act, Merge, Patch, Wait
 from millpond_core.master.world import World
 from millpond_core.model import VirtualVolume
-from millpond_core.model.virtualvolume import Leg
+from millpond_core.model.virtualvolume import Extent, Leg
 
 
 def decide(world: World, volume: VirtualVolume, now: float) -> Act | Wait:
@@ -20,6 +20,9 @@ def decide(world: World, volume: VirtualVolume, now: float) -> Act | Wait:
         return Wait("Deleting", f"waits for finalizer {', '.join(volume.metadata.finalizers)} of others")
     if status.mapping.generation == 0:
         return _gone(volume, "it has no mapping")
+    if original := v.copied_from(world, volume):
+        # Its nodes know legs by the uuid: they would give back that one's.
+        return Wait("Invalid", f"has the spec.uuid of volume {original}: its legs are given back after that one's")
     if volume.spec.attachment.node:
         return Wait("InUse", f"is to be deleted, but still wanted on {volume.spec.attachment.node}")
     if status.attachment.node:
@@ -66,17 +69,25 @@ def drop_released(world: World, volume: VirtualVolume) -> Act | None:
 
 
 def given_back(world: World, volume: VirtualVolume, leg: Leg) -> bool:
-    """Whether a leg's node says so; or its device is lost and people have deleted it, labels and all."""
+    """Whether a leg's node says so; but for devices that are lost, which people have deleted, labels and all."""
     said = v.leg_report(volume, leg)
     if said is not None and said.released:
         return True
-    devices = world.devices_of(leg)
-    if not devices:
-        return not any(extent.device in world.devices for extent in leg.extents)
-    return all(
-        device.metadata.deletion_timestamp and device.status.observation.state in ("Failed", "Absent")
-        for device in devices
-    )
+    if said is not None and said.unmapped:
+        left = [extent for extent in leg.extents if extent.device in said.kept_on]
+        return all(_deleted(world, extent) for extent in left)
+    return all(_deleted(world, extent) for extent in leg.extents)
+
+
+def _deleted(world: World, extent: Extent) -> bool:
+    """Whether people have given up the device under an extent."""
+    device = world.device(extent.device_uuid)
+    if device is None:
+        # One of the same name that has not told its identity yet may be it.
+        namesake = world.devices.get(extent.device)
+        return namesake is None or namesake.status.observation.device_uuid not in ("", extent.device_uuid)
+    seen = device.status.observation
+    return bool(device.metadata.deletion_timestamp) and seen.state in ("Failed", "Absent")
 
 
 def _gone(volume: VirtualVolume, why: str) -> Act:

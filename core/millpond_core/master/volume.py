@@ -61,6 +61,12 @@ def valid(world: World, volume: VirtualVolume, now: float) -> Decision | None:
         v.size_bytes(volume)
     except Invalid as error:
         return Refuse("Invalid", str(error))
+    if original := v.copied_from(world, volume):
+        return Refuse(
+            "Invalid",
+            f"spec.uuid {volume.spec.uuid} is volume {original}'s already, and with it every name on nodes and disks: "
+            "nothing is done for this one; delete it, and make another without spec.uuid",
+        )
     if lost := v.mapping_lost(world, volume):
         return Refuse(
             "MappingLost",
@@ -214,7 +220,7 @@ def quiesced(world: World, volume: VirtualVolume, now: float) -> Decision | None
     if now < until:
         return Wait("BackingOff", f"{change.why}; tried again shortly, after what went before", until)
     group = [(volume.metadata.name, change)]
-    peers = {name for leg in v.legs(volume) for name in world.volumes_on(leg.extents[0].device_uuid) if leg.extents}
+    peers = {name for leg in v.legs(volume) if leg.extents for name in world.volumes_on(leg.extents[0].device_uuid)}
     for name in sorted(peers - {volume.metadata.name}):
         peer = world.volumes[name]
         other = changes.ready(world, peer, now)

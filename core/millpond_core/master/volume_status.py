@@ -1,8 +1,9 @@
 """What a volume's status says: phase, copies, conditions, and one sentence for people.
 
-Ready        usable as it is now; kubectl wait --for=condition=Ready
-Progressing  something is under way that ends by itself
-Degraded     fewer copies in reach than asked for
+Ready           usable as it is now; kubectl wait --for=condition=Ready
+Progressing     something is under way that ends by itself
+Degraded        fewer copies in reach than asked for
+ScrubScheduled  false, there only where a schedule is asked for that nothing acts upon
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def status(world: World, volume: VirtualVolume, decision: Decision, now: float) 
     phase = v.phase(world, volume)
     copies = f"{len(v.in_reach(world, volume))}/{volume.spec.layout.copies}" if volume.status.mapping.generation else ""
     says, message = _says(world, volume, phase, decision, now)
+    if volume.spec.scrub.schedule:
+        says.append(Says("ScrubScheduled", False, "NotSupported", _NO_SCRUB))
+        message = message or _NO_SCRUB
     return {
         "observed_generation": max(volume.metadata.generation, 1),
         "phase": phase,
@@ -199,3 +203,4 @@ def _notices(volume: VirtualVolume, fields: dict[str, Any]) -> list[Notice]:
 
 
 _NO_SPARE = "no spare can be placed"
+_NO_SCRUB = "spec.scrub.schedule is not acted upon yet: the legs are not compared"

@@ -155,6 +155,22 @@ def leaving(world: World, leg: Leg) -> bool:
     )
 
 
+def copied_from(world: World, volume: VirtualVolume) -> str:
+    """Name of the volume whose spec.uuid this one has too; empty: it is its own.
+
+    Everything on nodes and disks is named after the uuid, so only one can have it: the one with a mapping, else the
+    older one.
+    """
+    mine = _seniority(volume)
+    older = [other for name in world.namesakes(volume) if _seniority(other := world.volumes[name]) < mine]
+    return min(older, key=_seniority).metadata.name if older else ""
+
+
+def _seniority(volume: VirtualVolume) -> tuple[bool, str, str]:
+    metadata = volume.metadata
+    return volume.status.mapping.generation == 0, metadata.creation_timestamp or "", metadata.name
+
+
 def mapping_lost(world: World, volume: VirtualVolume) -> str:
     """Why a volume without a mapping must not be given one: it was allocated before. Empty: it was not."""
     if volume.status.mapping.generation:

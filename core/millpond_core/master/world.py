@@ -65,6 +65,8 @@ class World:
         self._at: dict[str, set[str]] = defaultdict(set)
         """By node: the volumes that concern it."""
         self._uuids: dict[str, str] = {}
+        self._called: dict[str, set[str]] = defaultdict(set)
+        """By spec.uuid: the names of the volumes that have it; more than one where an object was copied."""
         for obj in objects:
             self.put(obj)
 
@@ -132,6 +134,10 @@ class World:
         """Names of the volumes with an extent on a device."""
         return set(self._runs.get(uuid, ()))
 
+    def namesakes(self, volume: VirtualVolume) -> set[str]:
+        """Names of the other volumes with the same spec.uuid, which is to be one's alone."""
+        return self._called.get(volume.spec.uuid, set()) - {volume.metadata.name} if volume.spec.uuid else set()
+
     def volumes_at(self, node: str) -> set[str]:
         """Names of the volumes with a leg, a spare or an attachment on a node."""
         return set(self._at.get(node, ()))
@@ -192,6 +198,7 @@ class World:
         if not isinstance(obj, VirtualVolume):
             return
         name = obj.metadata.name
+        self._called[obj.spec.uuid].add(name)
         for node in concerned(obj):
             self._at[node].add(name)
         for leg in (*obj.status.mapping.legs, *obj.status.spares):
@@ -208,6 +215,9 @@ class World:
         if not isinstance(obj, VirtualVolume):
             return
         name = obj.metadata.name
+        self._called[obj.spec.uuid].discard(name)
+        if not self._called[obj.spec.uuid]:
+            del self._called[obj.spec.uuid]
         for node in concerned(obj):
             self._at[node].discard(name)
         for leg in (*obj.status.mapping.legs, *obj.status.spares):
@@ -223,8 +233,11 @@ def concerned(volume: VirtualVolume) -> set[str]:
 
 
 def _newer(obj: Object, known: Object) -> bool:
-    """Whether ``obj`` is to replace ``known``. Resource versions of one kind are ordered (KEP-5504)."""
+    """Whether ``obj`` is to replace ``known``. Resource versions of one kind are ordered (KEP-5504), also those of an
+    object and of another that had its name before. Where they are no numbers, the later event wins, but never one about
+    an object that was made earlier.
+    """
     new, old = obj.metadata.resource_version, known.metadata.resource_version
-    if obj.metadata.uid != known.metadata.uid or not (new.isdecimal() and old.isdecimal()):
-        return True
-    return int(new) >= int(old)
+    if new.isdecimal() and old.isdecimal():
+        return int(new) >= int(old)
+    return (obj.metadata.creation_timestamp or "") >= (known.metadata.creation_timestamp or "")

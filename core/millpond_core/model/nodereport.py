@@ -27,6 +27,14 @@ class LegReport(Wire, frozen=True, kw_only=True):
         int, Meta(description="Highest epoch in which its label says that it was in sync.", ge=0)
     ] = 0
     released: Annotated[bool, Meta(description="Export, mapping and label entry are gone.")] = False
+    unmapped: Annotated[bool, Meta(description="It is being given back, and its export and mapping are gone.")] = False
+    kept_on: Annotated[
+        list[str],
+        Meta(
+            description="Of one being given back: StorageDevices whose label still has it, or that cannot be asked.",
+            max_length=256,
+        ),
+    ] = []
     message: Annotated[str, Meta(description="Why it is not prepared or exported.")] = ""
 
 

@@ -102,7 +102,8 @@ class Scrub(Wire, frozen=True, kw_only=True):
     schedule: Annotated[
         str,
         Meta(
-            description="Mutable. When to compare the legs: five cron fields or @daily and the like; empty: never.",
+            description="Mutable. When to compare the legs: five cron fields or @daily and the like; empty: never. "
+            "Accepted, but not acted upon yet.",
             pattern=CRON_PATTERN,
             max_length=64,
         ),

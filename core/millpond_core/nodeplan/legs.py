@@ -232,17 +232,25 @@ def _release(volume: VirtualVolume, leg: Leg, kernel: Kernel, memory: Memory) ->
         steps.append(RemoveDm(name=name, why=f"leg {leg.id} is released"))
     if leg.id in memory.built:
         steps.append(Remember(built={leg.id: ""}))
-    waits = []
-    for extent in leg.extents:
-        device = kernel.devices.get(extent.device)
-        if device is None or not device.present or device.device_uuid != extent.device_uuid:
-            waits.append(extent.device)
-            continue
+    asked, away = _asked(leg, kernel)
+    for device in asked:
         entry = device.entry(uuid, leg.id)
         if entry is not None and entry.generation <= volume.status.mapping.generation:
             steps.append(DropLeg(device=device.name, volume=uuid, leg=leg.id, why=f"leg {leg.id} is released"))
-    why = f"{', '.join(sorted(set(waits)))} is not here: released when it is back" if waits else ""
-    return steps, "", why
+    return steps, "", f"{', '.join(away)} is not here: released when it is back" if away else ""
+
+
+def _asked(leg: Leg, kernel: Kernel) -> tuple[list[DeviceSeen], list[str]]:
+    """The devices under a leg that can be asked for their label, each once, and the names of those that cannot."""
+    found: dict[str, DeviceSeen] = {}
+    away = set()
+    for extent in leg.extents:
+        device = kernel.devices.get(extent.device)
+        if device is None or not device.present or device.device_uuid != extent.device_uuid:
+            away.add(extent.device)
+        else:
+            found[device.name] = device
+    return list(found.values()), sorted(away)
 
 
 def _report(
@@ -254,7 +262,9 @@ def _report(
     shown = nqn if export is not None and export.enabled and export.linked else ""
     here_devices = [d for e in leg.extents if (d := kernel.devices.get(e.device)) and d.device_uuid == e.device_uuid]
     entries = [entry for d in here_devices if (entry := d.entry(uuid, leg.id))]
-    left = names.leg(uuid, leg.id) in kernel.dm or any(_is(volume, leg.id, known) for known in kernel.exports)
+    asked, away = _asked(leg, kernel)
+    kept = sorted({*away, *(device.name for device in asked if device.entry(uuid, leg.id))})
+    standing = names.leg(uuid, leg.id) in kernel.dm or any(_is(volume, leg.id, known) for known in kernel.exports)
     return LegReport(
         id=leg.id,
         prepared=state.ready and not leg.releasing,
@@ -262,7 +272,9 @@ def _report(
         address=_endpoint(around) if shown else "",
         incarnation=state.incarnation if state.ready else "",
         synced_epoch=min((entry.synced_epoch for entry in entries), default=0),
-        released=leg.releasing and not left and not entries and not why,
+        unmapped=leg.releasing and not standing,
+        kept_on=kept if leg.releasing else [],
+        released=leg.releasing and not standing and not kept,
         message=why,
     )
 

@@ -78,14 +78,15 @@ class MemoryMounts:
 
     async def bind(self, source: str, target: str, *, readonly: bool) -> None:
         self._call("bind", source, target, "ro" if readonly else "rw")
-        flags = frozenset({"ro" if readonly else "rw"})
+        below = next((mount for mount in reversed(self.mounts) if mount.target == source), None)
+        inherited = below is not None and "ro" in below.options
+        flags = frozenset({"ro" if readonly or inherited else "rw"})
         if source.startswith("/dev/"):
             root = f"/{source.removeprefix('/dev/')}"
             bound = Mount(
                 target=target, root=root, major_minor=DEVTMPFS, fs_type="devtmpfs", source="udev", options=flags
             )
         else:
-            below = next((mount for mount in reversed(self.mounts) if mount.target == source), None)
             if below is None:
                 raise CommandFailed(("mount", source, target), 32, "special device does not exist")
             bound = Mount(

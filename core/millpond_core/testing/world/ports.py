@@ -52,7 +52,7 @@ class MemoryDm(_Port):
     async def list(self) -> dict[str, DmDevice]:
         return {name: self._seen(dm) for name, dm in self.machine.dm.items()}
 
-    async def create(self, name: str, uuid: str, table: str, *, readonly: bool = False) -> DmDevice:
+    async def create(self, name: str, uuid: str, table: str) -> DmDevice:
         await self._step(f"dm create {name}")
         known = self.machine.dm.get(name)
         if known is not None:
@@ -100,12 +100,12 @@ class MemoryDm(_Port):
         del self.machine.dm[name]
         self._done()
 
-    async def gate_status(self, name: str) -> GateStatus:
-        dm = self._get(name)
-        return GateStatus(holding=dm.holding, path_up=dm.path_up, queued=dm.queued)
-
     async def gates(self) -> dict[str, GateStatus]:
-        return {name: await self.gate_status(name) for name, dm in self.machine.dm.items() if dm.gate}
+        return {
+            name: GateStatus(holding=dm.holding, path_up=dm.path_up, queued=dm.queued)
+            for name, dm in self.machine.dm.items()
+            if dm.gate
+        }
 
     async def gate_hold(self, name: str) -> None:
         await self._step(f"gate hold {name}")

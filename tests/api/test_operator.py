@@ -112,10 +112,13 @@ async def until(kube: ApiKube, name: str, said: Callable[[VirtualVolume], bool],
 
 
 async def over(kube: ApiKube, count: int, seconds: float = 10) -> None:
-    """Wait for ``count`` quiescences to be over, well."""
+    """Wait for ``count`` quiescences that changed something to be over, well.
+
+    One more may have found nothing to change: a leg just recorded Stale is still offered by its node, for a moment.
+    """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        there = await kube.list(Quiescence)
+        there = [q for q in await kube.list(Quiescence) if any(g.after for g in q.status.generations)]
         if [q.status.phase for q in there] == ["Released"] * count:
             return
         await asyncio.sleep(0.1)

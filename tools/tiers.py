@@ -156,6 +156,7 @@ def main() -> int:
     parser.add_argument("tier", choices=["all", "lint", "unit", "api", "kernel", "conformance", "e2e"])
     parser.add_argument("--kernel", default=KERNELS[0], choices=KERNELS, help="of the cluster's nodes")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # who ends us ends what we have started
     BUILD.mkdir(exist_ok=True)
     table = tiers(options.kernel)
     chosen = ("lint", "unit", "api", "kernel", "cluster") if options.tier == "all" else (options.tier,)

@@ -16,8 +16,8 @@ from demo.writer import Acks
 WRITER = Path(__file__).with_name("writer.py")
 CLASS = "millpond-demo"
 USER = 65532
-CLAIM_SECONDS = 240.0
-POD_SECONDS = 300.0
+CLAIM_SECONDS = 600.0
+POD_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Workload:
         node: str = self.cluster.get("pod", name, "-n", self.namespace)["spec"]["nodeName"]
         return node
 
-    def delete_pod(self, name: str, *, seconds: float = 120) -> None:
+    def delete_pod(self, name: str, *, seconds: float = 400) -> None:
         """Delete the pod and wait until it is gone."""
         self.cluster.kubectl(
             "delete", "pod", name, "-n", self.namespace, f"--timeout={seconds:.0f}s", seconds=seconds + 10
@@ -178,7 +178,7 @@ class Workload:
             time.sleep(0.5)
         return now
 
-    def verify(self, name: str, acks: str, *, seconds: float = 300) -> dict[str, Any]:
+    def verify(self, name: str, acks: str, *, seconds: float = 600) -> dict[str, Any]:
         """Read every acknowledged record back in that pod: ``checked``, ``lost``, ``wrong``, ``examples``."""
         out = self.run_writer(name, "verify", self.target, stdin=acks, seconds=seconds)
         try:

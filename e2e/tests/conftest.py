@@ -28,8 +28,8 @@ ORDER = (
     "test_kills",
     "test_failover",
 )
-DELETE_SECONDS = 300.0
-TEST_SECONDS = 300.0
+DELETE_SECONDS = 600.0
+TEST_SECONDS = 900.0
 
 _numbers = itertools.count(1)
 

@@ -31,7 +31,7 @@ def checksum(image: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def refusal(cluster: Cluster, name: str, expected: str, *, seconds: float = 60) -> Object:
+def refusal(cluster: Cluster, name: str, expected: str, *, seconds: float = 300) -> Object:
     """Wait until the device is Pending with a message that has ``expected``."""
     found: list[Object] = []
 
@@ -75,10 +75,10 @@ def test_foreign_data_and_mounted_disks_are_untouched(cluster: Cluster, faults: 
             assert checksum(faults.image(NODE, foreign)) == before
         finally:
             faults.run(NODE, "umount", "/mnt")
-        cluster.kubectl("wait", "--for=condition=Ready", f"sdev/{name}", "--timeout=60s", seconds=70)
+        cluster.kubectl("wait", "--for=condition=Ready", f"sdev/{name}", "--timeout=300s", seconds=310)
         assert checksum(faults.image(NODE, foreign)) != before
     finally:
-        cluster.kubectl("delete", "sdev", name, "--timeout=60s", seconds=70)
+        cluster.kubectl("delete", "sdev", name, "--timeout=300s", seconds=310)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def pending(cluster: Cluster, work: Workload, says: Callable[[str], bool]) -> st
         heard[:] = [event["message"] for event in found if says(event["message"])]
         return "" if heard else "; ".join(event["message"] for event in found[-3:])
 
-    cluster.wait(missing, "an Event says why", seconds=120)
+    cluster.wait(missing, "an Event says why", seconds=400)
     assert cluster.get("pvc", work.claim, "-n", work.namespace)["status"]["phase"] == "Pending"
     return heard[0]
 

@@ -7,7 +7,7 @@ from demo.cluster import Cluster
 
 
 def test_devices_can_be_waited_for(cluster: Cluster) -> None:
-    cluster.kubectl("wait", "--for=condition=Ready", "storagedevices", "--all", "--timeout=60s", seconds=70)
+    cluster.kubectl("wait", "--for=condition=Ready", "storagedevices", "--all", "--timeout=300s", seconds=310)
 
 
 def test_tables_tell_the_story(cluster: Cluster) -> None:

@@ -13,7 +13,7 @@ from demo.reality import discrepancies
 from demo.session import MakeWorkload
 from demo.story import Story
 
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.usefixtures("all_disks")]
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.usefixtures("all_disks")]
 
 ROUNDS = 10
 QUIET_SECONDS = 30.0
@@ -44,15 +44,15 @@ def test_ten_rounds(cluster: Cluster, faults: Faults, workload: MakeWorkload) ->
     work.write()
     volume = work.volume()
     work.running()
-    cluster.wait(lambda: "" if work.count() > 100 else "too few", "the pod writes", seconds=90)
+    cluster.wait(lambda: "" if work.count() > 100 else "too few", "the pod writes", seconds=400)
     quiet_from = time.time_ns()
     time.sleep(QUIET_SECONDS)
     quiet_until = time.time_ns()
     for number in range(1, ROUNDS + 1):
         kill_everything(cluster, faults)
-        install.ready(cluster, seconds=180)
+        install.ready(cluster, seconds=900)
         story.say(f"round {number}: everything was killed and is back; {work.count()} records acknowledged")
-    work.goes_on(seconds=60)
+    work.goes_on(seconds=400)
     work.pause()
     acks, text = work.acks()
     without = acks.longest_gap_ms(quiet_from, quiet_until)

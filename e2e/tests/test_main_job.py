@@ -13,7 +13,7 @@ from demo.report import Report
 from demo.session import MakeWorkload, build_folder
 from demo.story import Story
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("all_disks")]
+pytestmark = [pytest.mark.timeout(3000), pytest.mark.usefixtures("all_disks")]
 
 
 def test_two_disks_are_pulled_and_nothing_is_lost(cluster: Cluster, faults: Faults, workload: MakeWorkload) -> None:

@@ -13,7 +13,7 @@ from demo.session import MakeWorkload
 from demo.story import Story
 from demo.workload import storage_class
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("all_disks")]
+pytestmark = [pytest.mark.timeout(2400), pytest.mark.usefixtures("all_disks")]
 
 
 def test_a_disk_pulled_and_put_back_catches_up(cluster: Cluster, faults: Faults, workload: MakeWorkload) -> None:
@@ -24,11 +24,11 @@ def test_a_disk_pulled_and_put_back_catches_up(cluster: Cluster, faults: Faults,
         job.write_something()
         remote, _ = job.victims()
         pulled = job.pull(remote)
-        story.wait("stale", "the loss is recorded", seconds=90, since=pulled, subject=job.volume)
-        work.goes_on(seconds=60, more=100)
+        story.wait("stale", "the loss is recorded", seconds=300, since=pulled, subject=job.volume)
+        work.goes_on(seconds=300, more=100)
         faults.plug(remote.node, remote.serial)
-        story.wait("returned", "the disk is back", seconds=60, since=pulled, subject=remote.device)
-        story.wait("insync", "the leg has caught up", seconds=180, since=pulled, subject=job.volume)
+        story.wait("returned", "the disk is back", seconds=300, since=pulled, subject=remote.device)
+        story.wait("insync", "the leg has caught up", seconds=900, since=pulled, subject=job.volume)
         after = job.see()
         job.compare()
         assert report.differing_stretches == 0, report.problems

@@ -12,7 +12,7 @@ from demo.reality import discrepancies
 from demo.session import MakeWorkload
 from demo.workload import storage_class
 
-pytestmark = [pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(2400)]
 
 KINDS = [
     pytest.param({"mode": "Block", "storage_class": "millpond-mirrored", "size": "64Mi"}, id="raw block, two copies"),
@@ -32,7 +32,7 @@ def test_written_moved_and_read_back(
     work.write()
     volume = work.volume()
     first = work.running()
-    cluster.wait(lambda: "" if work.count() >= FEW else "too few", f"{FEW} records are written", seconds=90)
+    cluster.wait(lambda: "" if work.count() >= FEW else "too few", f"{FEW} records are written", seconds=400)
     assert discrepancies(cluster, faults, cluster.get("vvol", volume)) == []
     work.pause()
     _, text = work.acks()
@@ -54,4 +54,4 @@ def test_deleting_gives_the_room_back(cluster: Cluster) -> None:
         full = [each for each in devices if each["status"].get("allocatedBytes", 0)]
         return ", ".join(f"{each['metadata']['name']} has {each['status'].get('legs')} legs" for each in full)
 
-    cluster.wait(missing, "all extents are given back", seconds=60)
+    cluster.wait(missing, "all extents are given back", seconds=300)

@@ -276,7 +276,7 @@ class StateManager:
             self._scanned = now
             self.scan.ask("all")
         self.still.poll()
-        if self.devices.ready:
+        if self.devices.ready and self.volumes.volumes:
             await self.volumes.poll()
 
     @contextlib.asynccontextmanager

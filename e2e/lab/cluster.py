@@ -42,7 +42,6 @@ class Cluster:
         self.root = Path(description["root"])
         self.store = Path(description["store"])
         self.control_plane = ControlPlane(self.folder / "control-plane", controllers=True)
-        self._count = len(description["nodes"])
         self.nodes = [self._node(NodeRecord.decode(record)) for record in description["nodes"]]
 
     @property
@@ -129,12 +128,6 @@ class Cluster:
         answer: dict[str, Any] = self.control_plane.api.request("GET", _path(node), missing={})
         return answer
 
-    def _cores(self) -> int:
-        """Of each node. Emulated cores wait for each other (TLB flushes, locks), for long where the host cannot run all
-        of them at once: then one is faster than two.
-        """
-        return 2 if (os.cpu_count() or 1) >= 2 * self._count else 1
-
     def _node(self, record: NodeRecord) -> Node:
         folder = self.folder / record.name
         spec = Spec(
@@ -150,7 +143,6 @@ class Cluster:
             number=record.number,
             uuid=record.machine,
             mib=record.mib,
-            cpus=self._cores(),
         )
         return Node(folder, record, spec)
 

@@ -47,7 +47,7 @@ from millpond_core.nodeplan.view import Around, Kernel, LegMemory, Memory, leg_r
 CUT_OFF_SECONDS = 5.0
 """All connections of a node lost at once are its own network's fault for this long (design 4.8)."""
 
-ATTACH_SECONDS = 30.0
+ATTACH_SECONDS = 60.0
 """For so long an attachment waits for a leg in sync at least: nobody's writes are held yet."""
 
 

@@ -251,7 +251,7 @@ async def test_a_label_survives_what_it_must(disk: BlockDisk) -> None:
 
 async def test_a_label_is_on_the_disk_when_the_write_returns(disk: BlockDisk) -> None:
     node = f"/dev/{disk.name}"
-    await labels.write(node, Label(cluster="c", device_uuid="d-2", device_name="n", sequence=7))
+    await labels.write(node, Label(cluster="c", device_uuid="d-2", device_name="n", sequence=1))
     with pulled():
         await until(_is_gone, "the disk vanishes", seconds=5)
     await until(_is_back, "the disk returns", seconds=10)
@@ -259,7 +259,7 @@ async def test_a_label_is_on_the_disk_when_the_write_returns(disk: BlockDisk) ->
     assert back is not None
     found = await labels.read(f"/dev/{back.name}")
     assert found is not None
-    assert (found.device_uuid, found.sequence) == ("d-2", 7)
+    assert (found.device_uuid, found.sequence) == ("d-2", 1)
 
 
 async def _is_gone() -> bool:

@@ -58,7 +58,7 @@ def kernel(release: str) -> Run:
     out = BUILD / name
     inner = ["python3", "-m", "pytest", "-q", "tests/kernel", "--junitxml=/out/junit.xml", "-p", "no:cacheprovider"]
     argv = [sys.executable, "-m", "lab", "guest-run", "--kernel", release, "--out", str(out), "--", *inner]
-    return Run(name, argv, 20, out / "junit.xml")
+    return Run(name, argv, 25, out / "junit.xml")
 
 
 def tiers(release: str) -> dict[str, list[Run]]:

@@ -62,10 +62,10 @@ async def a_leg_node_loses_power_for_a_moment(cluster: Cluster) -> None:
     write = cluster.write("n1", "v", 7, 77, fua=False)
     await cluster.until(lambda: write.done)
     await cluster.power_off("n2")
-    cluster.write("n1", "v", 9, 99)
+    held = cluster.write("n1", "v", 9, 99)
     await cluster.power_on("n2")
     await cluster.until(lambda: cluster.exported("v", "b"))
-    await cluster.pass_time(5)
+    await cluster.until(lambda: held.done)
     if cluster.states("v")["b"] == "Stale":
         await cluster.rejoin("v", "b")
     await whole(cluster, "a", "b")

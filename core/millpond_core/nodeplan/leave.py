@@ -141,7 +141,8 @@ def broken(plan: Attaching) -> None:
     """Nothing of this epoch can go on: whatever is asked fails, and when nobody has it open any more, it goes.
 
     No leg in sync can be reached in the life that it had. Its path is failed all the same, as a disk that failed
-    without leaving answers again under its old number; so nothing can be acknowledged by opening the gates.
+    without leaving answers again under its old number. Open: what a gate holds is let go while pods have the front
+    open, and md may call a held flush done then (docs/safety.md, residue).
     """
     front = plan.stack.front
     _fail_paths(plan, "leg {leg} is in a new life: nothing of this epoch is written to it")

@@ -159,6 +159,23 @@ def volume(
     )
 
 
+def noted(name: str, state: str = "InSync") -> LabelLeg:
+    """What the label of its device says of a leg under epoch 5."""
+    return LabelLeg(
+        volume=UUID,
+        volume_name="v",
+        leg=name,
+        size_bytes=SIZE,
+        extents=((0, 0, 5),),
+        epoch=5,
+        generation=3,
+        record_seq=9,
+        state=state,
+        zeroed=True,
+        synced_epoch=5,
+    )
+
+
 def standing(
     *, up: bool = True, flags_b: tuple[str, ...] = ("in_sync",), holding_b: bool = True, live: str = "live"
 ) -> Kernel:
@@ -170,19 +187,7 @@ def standing(
     def dm(name: str, number: str, table: str, opened: int = 1) -> DmDevice:
         return DmDevice(name=name, uuid=names.dm_uuid(name), major_minor=number, table=table, open_count=opened)
 
-    content = LabelLeg(
-        volume=UUID,
-        volume_name="v",
-        leg="a",
-        size_bytes=SIZE,
-        extents=((0, 0, 5),),
-        epoch=5,
-        generation=3,
-        record_seq=9,
-        state="InSync",
-        zeroed=True,
-        synced_epoch=5,
-    )
+    content = noted("a")
     on_disk = Label(cluster="c", device_uuid="d1", device_name="dev-a", sequence=4, attach_count=1, legs=(content,))
     return Kernel(
         boot_id="boot",
@@ -407,20 +412,8 @@ def leg_node(generation: int, *, host: str = "h1", state: str = "Failed") -> tup
     v = volume(leg("a"), dropped)
     nqn = names.subsystem_nqn(UUID, "b", 5, names.incarnation("boot", [("d2", 1)]))
     name = names.leg(UUID, "b")
-    entry = LabelLeg(
-        volume=UUID,
-        volume_name="v",
-        leg="b",
-        size_bytes=SIZE,
-        extents=((0, 0, 5),),
-        epoch=5,
-        generation=3,
-        record_seq=9,
-        state=state,
-        zeroed=True,
-        synced_epoch=5,
-    )
-    on_disk = Label(cluster="c", device_uuid="d2", device_name="dev-b", sequence=4, attach_count=1, legs=(entry,))
+    content = noted("b", state)
+    on_disk = Label(cluster="c", device_uuid="d2", device_name="dev-b", sequence=4, attach_count=1, legs=(content,))
     there = [NodeReport(node="n1", epoch=5, generation=generation), NodeReport(node="n2", epoch=5)]
     v = msgspec.structs.replace(v, status=msgspec.structs.replace(v.status, nodes=there))
     dm = DmDevice(

@@ -72,10 +72,10 @@ class DeviceMapper:
         await self._check_node(device)
         return device
 
-    async def swap(self, name: str, table: str) -> None:
+    async def swap(self, name: str, table: str, *, drain_seconds: float = DRAIN_SECONDS) -> None:
         await self._dmsetup("load", _ours(name), "--table", table)
         try:
-            await self._dmsetup("resume", name, "--noflush", "--nolockfs", seconds=DRAIN_SECONDS)
+            await self._dmsetup("resume", name, "--noflush", "--nolockfs", seconds=drain_seconds)
         except MillpondError:
             # Some tables are refused only now, with the device suspended already: it goes on with the one it had.
             await self._dmsetup("clear", name)

@@ -108,6 +108,21 @@ def front_table(array_major_minor: str, volume_bytes: int) -> str:
     return f"0 {volume_bytes // SECTOR} linear {array_major_minor} 0"
 
 
+def wall_table(array_major_minor: str, volume_bytes: int) -> str:
+    """Table of a wall: a gate that lets errors pass, of the volume's size. Its one path is to be failed before use.
+
+    The kernel's ``error`` target has no cache, so what lies on it answers a flush with success; a wall inherits the
+    array's and fails it.
+    """
+    path = f"0 1 1 round-robin 0 1 1 {array_major_minor} 1"
+    return f"0 {volume_bytes // SECTOR} multipath 2 queue_mode bio {path}"
+
+
+def lies_on(table: str, major_minor: str) -> bool:
+    """Whether a device with this table leads to another one."""
+    return major_minor in table.split()
+
+
 def gate_holds(table: str) -> bool:
     """Whether the (live) table of a gate is one that holds."""
     return _HOLD in table.split()

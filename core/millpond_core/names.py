@@ -82,6 +82,11 @@ def gate(volume: str, leg: str) -> str:
     return f"{DM_PREFIX}{volume}-gate-{leg}"
 
 
+def wall(volume: str) -> str:
+    """dm name of what is put under a front that shall reach nothing any more."""
+    return f"{DM_PREFIX}{volume}-wall"
+
+
 def dm_uuid(name: str) -> str:
     """dm UUID that belongs to one of the names above: the prefix keeps LVM and multipathd away."""
     return f"MILLPOND-{name.removeprefix(DM_PREFIX)}"

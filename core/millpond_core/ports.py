@@ -50,8 +50,11 @@ class Dm(Protocol):
         """Create and resume; an existing device of that name with the same table is returned as it is."""
         ...
 
-    async def swap(self, name: str, table: str) -> None:
-        """Replace the table in one go, ``--noflush``: load, suspend, resume. Held I/O stays held."""
+    async def swap(self, name: str, table: str, *, drain_seconds: float = 15.0) -> None:
+        """Replace the table in one go, ``--noflush``: load, suspend, resume. Held I/O stays held.
+
+        New I/O waits meanwhile. DeadlineExceeded, and the table is the old one: I/O in flight did not end in time.
+        """
         ...
 
     async def suspend(self, name: str) -> None:
@@ -168,6 +171,20 @@ class Md(Protocol):
 
     def watch(self, name: str, changed: Callable[[], None]) -> Callable[[], None]:
         """Call ``changed`` when array_state, sync_action or degraded change; returns what ends the watch."""
+        ...
+
+
+class Pods(Protocol):
+    """The processes of the pods on this node."""
+
+    async def kill(self, major_minor: str) -> Sequence[str]:
+        """SIGKILL to every process of every pod that a block device has been given to, mounted or raw; their uids.
+
+        When this returns the signal is pending: none of these processes will run another instruction of its own,
+        also those that sleep in the kernel until their I/O is answered.
+
+        NotFound: a pod has it whose processes cannot be told from others (no cgroup v2 of its own); none was killed.
+        """
         ...
 
 

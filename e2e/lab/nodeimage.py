@@ -84,10 +84,8 @@ def _kubelet(port: int) -> dict[str, object]:
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "port": port,
-        # No cgroup for each pod, and none through systemd: making them, and looking them over every two seconds, takes
-        # an emulated core's time. Containers have theirs.
+        # Not through systemd: that takes an emulated core's time.
         "cgroupDriver": "cgroupfs",
-        "cgroupsPerQOS": False,
         "enforceNodeAllocatable": [],
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "authentication": {

@@ -21,6 +21,9 @@ from millpond_node.host import Ports
 
 log = logging.getLogger(__name__)
 
+_SEVER_SECONDS = 120.0
+"""What waits inside a front that is severed comes out within some looks, once its gates are open."""
+
 
 class Silence(Protocol):
     """Keeps the watchdog from answering an array while it is stopped."""
@@ -67,6 +70,8 @@ class Executor:
             steps.RemoveDm: lambda bench, s: ports.dm.remove(s.name),
             steps.Suspend: self._suspend,
             steps.Resume: self._resume,
+            steps.Sever: self._sever,
+            steps.KillPods: lambda bench, s: ports.pods.kill(s.major_minor),
             steps.GateHold: lambda bench, s: ports.dm.gate_hold(s.name),
             steps.GateFail: lambda bench, s: ports.dm.gate_fail(s.name),
             steps.GateReinstate: lambda bench, s: ports.dm.gate_reinstate(s.name, s.major_minor),
@@ -180,6 +185,13 @@ class Executor:
     async def _resume(self, bench: Bench, step: steps.Resume) -> None:
         await self._ports.dm.resume(step.name)
         bench.end_hold()
+
+    async def _sever(self, bench: Bench, step: steps.Sever) -> None:
+        async def work() -> None:
+            await self._ports.dm.swap(step.name, step.table, drain_seconds=_SEVER_SECONDS)
+            bench.end_hold()
+
+        bench.background(steps.SEVERING, work())
 
     async def _stop(self, bench: Bench, step: steps.Stop) -> None:
         async with self._silence(step.name):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from millpond_core.ports import Block, Clock, Dm, Kube, Labels, Md, NvmeHost, Nvmet
+from millpond_core.ports import Block, Clock, Dm, Kube, Labels, Md, NvmeHost, Nvmet, Pods
 
 
 class Ports(NamedTuple):
@@ -18,6 +18,7 @@ class Ports(NamedTuple):
     nvmet: Nvmet
     block: Block
     labels: Labels
+    pods: Pods
     clock: Clock
     kube: Kube
 

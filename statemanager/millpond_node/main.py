@@ -25,6 +25,7 @@ from millpond_adapters.label import LabelArea
 from millpond_adapters.md import MdRaid
 from millpond_adapters.nvme_host import NvmeTcpHost
 from millpond_adapters.nvmet import NvmeTcpTarget
+from millpond_adapters.pods import PodProcesses
 from millpond_core import __version__, names
 from millpond_core.errors import MillpondError
 from millpond_node.host import Config, Ports
@@ -120,6 +121,7 @@ def _ports(kube: ApiKube) -> Ports:
         nvmet=NvmeTcpTarget(),
         block=BlockDevices(),
         labels=LabelArea(),
+        pods=PodProcesses(),
         clock=SystemClock(),
         kube=kube,
     )

@@ -17,7 +17,7 @@ from millpond_core.instants import stamp
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.virtualvolume import NodeReport, PathReport
 from millpond_core.nodeplan import node as plans
-from millpond_core.nodeplan.steps import Add, Plan, Record, Remember, Step
+from millpond_core.nodeplan.steps import SEVERING, Add, KillPods, Plan, Record, Remember, Step
 from millpond_core.nodeplan.view import Around, Kernel, Memory
 from millpond_node.devices import Devices
 from millpond_node.execute import Executor, Silence
@@ -55,6 +55,8 @@ class Volume:
         self.was_up: set[tuple[int, str]] = set()
         self.held_since: dict[str, float] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.begun: dict[str, float] = {}
+        """Since when a task runs (CLOCK_BOOTTIME)."""
         self.reported: NodeReport | None = None
         self.progress_at = 0.0
         self.rate: dict[str, tuple[float, int]] = {}
@@ -81,6 +83,7 @@ class Volume:
         if running is not None and not running.done():
             work.close()
             return
+        self.begun[key] = self._keeper.boottime()
         self.tasks[key] = asyncio.get_running_loop().create_task(self._beside(key, work), name=f"{self.name} {key}")
 
     async def _beside(self, key: str, work: Coroutine[Any, Any, None]) -> None:
@@ -95,6 +98,7 @@ class Volume:
             delay = 5.0
         finally:
             self.tasks.pop(key, None)
+            self.begun.pop(key, None)
         if delay:
             self._keeper.work.later(self.name, delay)
         else:
@@ -135,6 +139,9 @@ class Volumes:
         self._host_nqns: dict[str, str] = {}
         self._watched: dict[str, Callable[[], None]] = {}
         self._shapes: dict[str, object] = {}
+
+    def boottime(self) -> float:
+        return self._ports.clock.boottime()
 
     def remembered(self, uuid: str) -> Memory:
         return self.store.load(uuid, Memory) or Memory()
@@ -244,6 +251,7 @@ class Volumes:
             cut_off=_cut_off(known.kernel),
             zeroing=frozenset(k.removeprefix("zero ") for k in known.tasks if k.startswith("zero ")),
             connecting=frozenset(k.removeprefix("connect ") for k in known.tasks if k.startswith("connect ")),
+            severing_since=known.begun.get(SEVERING),
             halted=halted,
             hold=hold,
         )
@@ -337,6 +345,8 @@ class Volumes:
             self.herald.tell(known.volume, reason, step.why, warning=step.new == "Stale")
         elif isinstance(step, Add):
             self.herald.tell(known.volume, "LegRebuilding", step.why)
+        elif isinstance(step, KillPods):
+            self.herald.tell(known.volume, "PodsKilled", step.why, warning=True)
         elif isinstance(step, Remember) and step.changes.get("broken"):
             self.herald.tell(known.volume, "EveryLegLost", step.why, warning=True)
 

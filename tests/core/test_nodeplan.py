@@ -498,7 +498,7 @@ def test_another_epoch_fences_what_stands() -> None:
     moved = msgspec.structs.replace(v.status.attachment, node="n3")
     v = msgspec.structs.replace(v, status=msgspec.structs.replace(v.status, attachment=moved))
     plan = node.plan(v, standing(), AROUND, REMEMBERED)
-    assert {type(step).__name__ for step in plan.parts[0]} == {"GateFailPath"}
+    assert kinds(list(plan.parts[0])) == ["GateFailPath", "GateFailPath", "CreateDm"]
     assert plan.report is not None
     assert (plan.report.front, plan.report.epoch) == ("Fenced", 5), "not confirmed while it stands"
 
@@ -509,15 +509,60 @@ def test_a_front_in_use_is_not_taken_down() -> None:
     assert "still in use" in plan.waits[0]
 
 
-def test_a_broken_stack_reaches_no_leg_before_its_errors_are_let_out_and_md_is_answered() -> None:
+def walled(kernel: Kernel, *, path_up: bool = False, front: bool = False) -> Kernel:
+    """With a wall beside the front, or under it."""
+    name, number = names.wall(UUID), "253:99"
+    wall = DmDevice(name=name, uuid=names.dm_uuid(name), major_minor=number, table="")
+    dm = {**kernel.dm, name: wall}
+    if front:
+        table = layout.front_table(number, SIZE)
+        dm[names.front(UUID)] = msgspec.structs.replace(dm[names.front(UUID)], table=table)
+    status = GateStatus(holding=False, path_up=path_up, queued=0)
+    return msgspec.structs.replace(kernel, dm=dm, gates={**kernel.gates, name: status})
+
+
+def test_a_broken_stack_reaches_no_leg_and_answers_nobody_who_could_go_on() -> None:
     """A disk that failed without leaving answers again under its old number: it must not be written to any more."""
     kernel = standing()
     assert kernel.array is not None
     waiting = msgspec.structs.replace(kernel.array, array_state="write-pending")
     kernel = msgspec.structs.replace(kernel, array=waiting)
     broken = msgspec.structs.replace(REMEMBERED, broken=True)
-    steps = planned(volume(leg("a"), leg("b")), kernel, broken)
-    assert kinds(steps) == ["GateFailPath", "GateFailPath", "GateFail", "GateFail", "Acknowledge"]
+    seen, apart = volume(leg("a"), leg("b")), ["GateFailPath", "GateFailPath"]
+    assert kinds(planned(seen, kernel, broken)) == [*apart, "CreateDm"]
+    fresh = node.plan(seen, walled(kernel, path_up=True), AROUND, broken)
+    assert [step.name for step in fresh.parts[0] if isinstance(step, s.GateFailPath)][2:] == [names.wall(UUID)]
+    kernel = walled(kernel)
+    assert kinds(planned(seen, kernel, broken)) == [*apart, "Sever"]
+    begun = msgspec.structs.replace(AROUND, severing_since=AROUND.now)
+    early = node.plan(seen, kernel, begun, broken)
+    assert kinds(list(early.parts[0])) == apart, "most of it comes out by itself"
+    assert early.wake is not None
+    late = msgspec.structs.replace(begun, now=AROUND.now + 3)
+    answered = [*apart, "KillPods", "GateFail", "GateFail", "Acknowledge"]
+    assert kinds(list(node.plan(seen, kernel, late, broken).parts[0])) == answered
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["broken", "fenced"])
+def test_a_severed_front_is_opened_and_stays_until_its_pods_have_ended(broken: bool) -> None:
+    kernel = walled(standing(), front=True)
+    memory = msgspec.structs.replace(REMEMBERED, broken=broken)
+    seen = volume(leg("a"), leg("b"), epoch=5 if broken else 6)
+    plan = node.plan(seen, kernel, AROUND, memory)
+    assert kinds(list(plan.parts[0])) == ["GateFailPath", "GateFailPath", "GateFail", "GateFail"]
+    assert "end the pods" in " ".join(plan.waits)
+    front = msgspec.structs.replace(kernel.dm[names.front(UUID)], open_count=0)
+    closed = msgspec.structs.replace(kernel, dm={**kernel.dm, front.name: front})
+    plan = node.plan(seen, closed, AROUND, memory)
+    assert "RemoveDm" in kinds(list(plan.parts[0]))
+    without = {name: dm for name, dm in closed.dm.items() if name != front.name}
+    opened = {name: GateStatus(holding=False, path_up=False, queued=0) for name in kernel.gates}
+    gone = msgspec.structs.replace(closed, dm=without, gates=opened)
+    steps = node.plan(seen, gone, AROUND, memory).parts[0]
+    assert [step.name for step in steps if isinstance(step, s.RemoveDm | s.Stop)] == [
+        names.wall(UUID),
+        names.array(UUID),
+    ]
 
 
 def test_after_a_reboot_nothing_is_assembled_under_the_old_epoch() -> None:

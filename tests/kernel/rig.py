@@ -47,6 +47,8 @@ class Volume:
         self.in_doubt: set[int] = set()
         """Blocks with a write that was begun and not acknowledged."""
         self.compare_at_end = True
+        self.disks: dict[str, str] = {}
+        """Leg → major:minor of what it lies on, where that is not its ramdisk."""
         self._in_sync: tuple[str, ...] = ()
         self._legs: dict[str, str] = {}
         self._gates: dict[str, str] = {}
@@ -316,7 +318,7 @@ class Volume:
                 await dm.remove(name)
 
     def _leg_table(self, leg: str) -> str:
-        disk = f"1:{ord(leg) - ord('a')}"
+        disk = self.disks.get(leg) or f"1:{ord(leg) - ord('a')}"
         extent = Extent(device=f"ram-{leg}", device_uuid=leg, start=0, length=LEG_UNITS)
         return layout.leg_table([extent], {leg: disk})
 

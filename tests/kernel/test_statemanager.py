@@ -27,6 +27,7 @@ from millpond_adapters.label import LabelArea
 from millpond_adapters.md import MdRaid
 from millpond_adapters.nvme_host import NvmeTcpHost
 from millpond_adapters.nvmet import NvmeTcpTarget
+from millpond_adapters.pods import PodProcesses
 from millpond_adapters.run import run
 from millpond_core import names
 from millpond_core.errors import CommandFailed
@@ -126,6 +127,7 @@ class Machine(ByHand):
             nvmet=View(NvmeTcpTarget(), exported),  # type: ignore[arg-type]
             block=Disks(f"guest-disk{DISKS[node]}"),
             labels=LabelArea(),
+            pods=PodProcesses(),
             clock=SystemClock(),
             kube=self.kube,
         )

@@ -17,6 +17,8 @@ class Watch:
         self.cluster, self.name = cluster, name
         self.uuid = cluster.vvol(name).spec.uuid
         self.writes: list[tuple[int, Write]] = []
+        self.flushes: list[tuple[Write, list[Write]]] = []
+        """Each with the writes that were acknowledged before it was asked for."""
 
     def check(self) -> None:
         try:
@@ -48,11 +50,12 @@ class Watch:
                 assert gate.holding, f"the gate of leg {leg} fails although it is InSync on record"
 
     def acknowledged(self) -> None:
-        """The last acknowledged write of each block, or a later one, is on every leg in sync."""
+        """What was acknowledged of each block and flushed, or something later, is on every leg in sync."""
+        flushed = {id(w) for flush, before in self.flushes if flush.state == "acknowledged" for w in before}
         legs = {leg: self.cluster.data(self.name, leg) for leg in self.cluster.in_sync(self.name)}
         for block in {write.sector // 8 for _, write in self.writes}:
             mine = [(at, w) for at, w in self.writes if w.sector // 8 == block]
-            done = [at for at, w in mine if w.state == "acknowledged" and w.fua]
+            done = [at for at, w in mine if (w.state == "acknowledged" and w.fua) or id(w) in flushed]
             if not done:
                 continue
             allowed = {w.value for at, w in mine if at >= max(done)}
@@ -73,7 +76,17 @@ def watch(cluster: Cluster, name: str) -> Watch:
             found.writes.append((len(found.writes), made))
         return made
 
+    real_flush: Callable[..., Write] = cluster.flush
+
+    def flush(node: str, volume: str) -> Write:
+        before = [w for _, w in found.writes if w.state == "acknowledged"]
+        made = real_flush(node, volume)
+        if volume == name:
+            found.flushes.append((made, before))
+        return made
+
     cluster.write = write  # type: ignore[method-assign]
+    cluster.flush = flush  # type: ignore[method-assign]
     cluster.checks.append(found.check)
 
     async def hook(machine: object, call: str) -> None:

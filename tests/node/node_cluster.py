@@ -260,6 +260,9 @@ class Cluster(ByHand):
     def write(self, node: str, name: str, block: int, value: int, *, fua: bool = True) -> Write:
         return self.world.write(node, self.vvol(name).spec.uuid, block, value, fua=fua)
 
+    def flush(self, node: str, name: str) -> Write:
+        return self.world.flush(node, self.vvol(name).spec.uuid)
+
     def read(self, node: str, name: str, block: int) -> int | None:
         return self.world.read(node, self.vvol(name).spec.uuid, block)
 

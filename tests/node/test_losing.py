@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from invariants import watch
 from node_cluster import Cluster
 
 from millpond_core.model.virtualvolume import Leg, OnFailure
@@ -198,3 +199,50 @@ async def test_an_outage_of_the_api_server_holds_writes_and_loses_none(tmp_path:
             await asyncio.sleep(0)
         await cluster.until(lambda: write.done, seconds=30)
         assert cluster.states("v") == {"a": "InSync", "b": "Stale"}
+
+
+@pytest.mark.parametrize("nodes", [("n1",), ("n1", "n2")], ids=["one copy", "two copies"])
+async def test_a_flush_that_waits_while_every_cache_is_lost_is_never_called_done(
+    tmp_path: Path, nodes: tuple[str, ...]
+) -> None:
+    """md tells of no error of a flush: its pod is killed before the gates let it go, and who comes later fails."""
+    async with Cluster(tmp_path, *nodes) as cluster:
+        for node in nodes:
+            await cluster.disk(node, "nvme1")
+        await cluster.volume("v", *nodes)
+        await cluster.attach("v", "n1")
+        watch(cluster, "v")
+        early = cluster.write("n1", "v", 7, 77, fua=False)
+        await cluster.until(lambda: early.state == "acknowledged")
+        front = cluster.world.front("n1", cluster.vvol("v").spec.uuid)
+        assert front is not None
+        front.openers = 1  # mounted
+        for node in nodes:
+            cluster.machine(node).pull("nvme1")
+        flush = cluster.flush("n1", "v")
+        await cluster.pass_time(5)
+        for node in nodes:
+            cluster.machine(node).plug("nvme1")
+        await cluster.until(lambda: flush.done)
+        assert flush.state == "lost"
+        assert cluster.flush("n1", "v").state == "failed"
+        await cluster.until(lambda: "end the pods" in cluster.report("v", "n1").message)
+        assert cluster.report("v", "n1").front == "Fenced"
+        front.openers = 0
+        await cluster.until(lambda: cluster.report("v", "n1").ended_epoch == 1)
+        assert not cluster.machine("n1").arrays
+
+
+async def test_a_flush_after_the_only_disk_has_gone_is_held_not_called_done(tmp_path: Path) -> None:
+    """Nothing was asked meanwhile, so no gate has met an error: the path is failed before it leads nowhere."""
+    async with Cluster(tmp_path, "n1") as cluster:
+        await cluster.disk("n1", "nvme1")
+        await cluster.volume("v", "n1")
+        await cluster.attach("v", "n1")
+        early = cluster.write("n1", "v", 7, 77, fua=False)
+        await cluster.until(lambda: early.state == "acknowledged")
+        cluster.machine("n1").pull("nvme1")
+        await cluster.until(lambda: any(" error" in dm.table for dm in cluster.machine("n1").dm.values()))
+        flush = cluster.flush("n1", "v")
+        await cluster.pass_time(10)
+        assert not flush.done

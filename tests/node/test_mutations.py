@@ -114,6 +114,20 @@ async def a_crash_while_a_leg_is_away(cluster: Cluster) -> None:
     await whole(cluster, "a", "b")
 
 
+async def every_cache_is_lost_under_a_flush(cluster: Cluster) -> None:
+    await begin(cluster)
+    write = cluster.write("n1", "v", 7, 77, fua=False)
+    await cluster.until(lambda: write.done)
+    for name in ("n1", "n2"):
+        cluster.machine(name).pull("nvme1")
+    flush = cluster.flush("n1", "v")
+    await cluster.pass_time(5)
+    for name in ("n1", "n2"):
+        cluster.machine(name).plug("nvme1")
+    await cluster.until(lambda: flush.done)
+    await cluster.pass_time(3)
+
+
 def steps_changed(change: Callable[[list[Step]], list[Step]]) -> Mutation:
     def mutate(patch: pytest.MonkeyPatch) -> None:
         real = node.plan
@@ -165,6 +179,7 @@ MUTATIONS: dict[str, tuple[Mutation, Story]] = {
     ),
     "what the disk's cache lost is forgotten": (steps_changed(own_bitmap_ignored), a_disk_with_a_cache_returns),
     "every leg comes by a delta": (method("_delta", True), a_spare_comes_in),
+    "gates are opened for who can go on": (without(steps.KillPods), every_cache_is_lost_under_a_flush),
     "dirty chunks are not told to the array": (steps_changed(bitmaps_ignored), a_crash_while_a_leg_is_away),
     "promoted while it is copied": (
         lambda patch: patch.setattr(attach, "in_sync", lambda member: member is not None),

@@ -32,6 +32,7 @@ def events() -> st.SearchStrategy[list[Event]]:
     event = st.one_of(
         st.tuples(st.just("write"), st.just(""), small),
         st.tuples(st.just("write unflushed"), st.just(""), small),
+        st.tuples(st.just("flush"), st.just(""), st.just(0)),
         st.tuples(st.just("time"), st.just(""), st.integers(1, 12)),
         st.tuples(st.sampled_from(["pull", "plug"]), leg_node, st.just(0)),
         st.tuples(st.sampled_from(["cut", "restore", "kill", "start", "power off", "power on"]), node, st.just(0)),
@@ -62,11 +63,14 @@ class Story:
         what, node, number = event
         cluster, machine = self.cluster, self.cluster.machine(node or "n1")
         match what:
-            case "write" | "write unflushed":
+            case "write" | "write unflushed" | "flush":
                 at = cluster.vvol("v").status.attachment.node
                 if at and cluster.world.front(at, cluster.vvol("v").spec.uuid) is not None:
                     self.value += 1
-                    cluster.write(at, "v", number * 256 + number, self.value, fua=what == "write")
+                    if what == "flush":
+                        cluster.flush(at, "v")
+                    else:
+                        cluster.write(at, "v", number * 256 + number, self.value, fua=what == "write")
             case "time":
                 await self.time(number)
             case "pull":

@@ -28,6 +28,7 @@ from millpond_core.nodeplan.steps import (
     Flush,
     Freeze,
     GateFail,
+    GateFailPath,
     GateHold,
     GateReinstate,
     MdFail,
@@ -338,10 +339,14 @@ class Attaching:
         if path is None or path.table.split()[2:3] == ["error"]:
             return
         gone = found.state == "Lost" or (bool(found.incarnation) and not self.same_life(leg.id))
-        if gone and leg.node == self.around.node:
-            self.steps.append(
-                SwapDm(name=path.name, table=layout.error_table(self.bytes), why=f"leg {leg.id}: {found.why or 'lost'}")
-            )
+        if not gone or leg.node != self.around.node:
+            return
+        status = self.kernel.gates.get(self.gate_name(leg.id))
+        if status is not None and status.path_up:
+            # First: a path that leads nowhere has no cache, so it calls a flush done (tests/kernel, test_sever.py).
+            self.steps.append(GateFailPath(name=self.gate_name(leg.id), major_minor=path.major_minor))
+        why = f"leg {leg.id}: {found.why or 'lost'}"
+        self.steps.append(SwapDm(name=path.name, table=layout.error_table(self.bytes), why=why))
 
     def connect_back(self) -> bool:
         """Only what stands already is taken up again."""

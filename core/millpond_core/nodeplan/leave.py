@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from millpond_core import names
+from millpond_core import layout, names
 from millpond_core.nodeplan.attach import Attaching
 from millpond_core.nodeplan.stack import faulty
 from millpond_core.nodeplan.steps import (
     Acknowledge,
     AcknowledgeFailure,
+    CreateDm,
     Disconnect,
     Flush,
     Freeze,
     GateFail,
     GateFailPath,
+    KillPods,
     Remember,
     RemoveDm,
     Resume,
+    Sever,
+    Step,
     Stop,
 )
+from millpond_core.nodeplan.view import volume_bytes
+from millpond_core.observed import DmDevice
+
+_SEVER_SECONDS = 2.0
+"""What comes out of a front by itself does so within this."""
 
 
 def detach(plan: Attaching) -> None:
@@ -114,53 +123,86 @@ def _forget(plan: Attaching, **more: Any) -> None:
 
 
 def fence(plan: Attaching) -> None:
-    """The epoch has moved on: nothing is opened and nothing is answered while anyone could take it for a success.
-
-    Reads hold too, so every path is failed. Only when nobody has the front open any more do the gates let errors
-    pass, md is answered and the stack goes (design 4.2).
-    """
-    stack = plan.stack
-    front = stack.front
-    if front is not None and front.open_count:
-        _fail_paths(plan, f"fenced: epoch {plan.epoch} is elsewhere, leg {{leg}} is not to be touched from here")
-        plan.waits.append(
-            f"fenced: the volume is under epoch {plan.epoch} elsewhere; its pods here must end, "
-            f"{front.open_count} still have it open"
-        )
-        return
-    if front is not None:
-        if front.suspended:
-            plan.steps.append(Resume(name=front.name))
-        plan.steps.append(RemoveDm(name=front.name, why="fenced: nobody has the front open any more"))
-        return
-    _open(plan)
-    _pull_down(plan)
+    """The epoch has moved on: nothing is written from here any more, and nobody may take an answer for a success."""
+    _end(
+        plan,
+        path=f"fenced: epoch {plan.epoch} is elsewhere, leg {{leg}} is not to be touched from here",
+        said=f"fenced: the volume is under epoch {plan.epoch} elsewhere",
+    )
 
 
 def broken(plan: Attaching) -> None:
-    """Nothing of this epoch can go on: whatever is asked fails, and when nobody has it open any more, it goes.
+    """No leg in sync can be reached in the life that it had, so nothing of this epoch can go on.
 
-    No leg in sync can be reached in the life that it had. Its path is failed all the same, as a disk that failed
-    without leaving answers again under its old number. Open: what a gate holds is let go while pods have the front
-    open, and md may call a held flush done then (docs/safety.md, residue).
+    Every path is failed all the same, as a disk that failed without leaving answers again under its old number.
     """
+    _end(
+        plan,
+        path="leg {leg} is in a new life: nothing of this epoch is written to it",
+        said="every leg in sync has lost its disk's power, what was not flushed may be lost",
+    )
+
+
+def _end(plan: Attaching, *, path: str, said: str) -> None:
+    """Take down what cannot go on, in an order in which no pod hears of a write or a flush that was not made.
+
+    Paths first, reads hold too; then the front; only then are the gates opened, md is answered and the stack goes
+    (design 4.2). ``path`` says why a ``{leg}`` is not touched any more, ``said`` what has happened.
+    """
+    _fail_paths(plan, path)
     front = plan.stack.front
-    _fail_paths(plan, "leg {leg} is in a new life: nothing of this epoch is written to it")
-    if front is not None and front.suspended:
-        plan.steps.append(Resume(name=front.name))
-    _open(plan)
-    if plan.steps:
-        return
-    if front is not None and front.open_count:
-        plan.waits.append(
-            "every leg in sync has lost its disk's power, what was not flushed may be lost: reads and writes fail; "
-            f"end the pods that use the volume, {front.open_count} still have it open, and it is attached anew"
-        )
-        return
-    if front is not None:
+    if front is not None and not front.open_count:
+        if front.suspended:
+            plan.steps.append(Resume(name=front.name))
         plan.steps.append(RemoveDm(name=front.name, why="nobody has the front open any more"))
         return
-    _pull_down(plan)
+    wall = plan.stack.wall
+    if front is not None and not (wall and layout.lies_on(front.table, wall.major_minor)):
+        _sever(plan, front)
+        return
+    plan.steps += _opening(plan)
+    if front is not None:
+        plan.waits.append(
+            f"{said}: reads and writes fail here; end the pods that use the volume, "
+            f"{front.open_count} still have it open"
+        )
+    elif not plan.steps:
+        _pull_down(plan)
+
+
+def _sever(plan: Attaching, front: DmDevice) -> None:
+    """Put a wall under the front; whoever waits for something inside is killed before it is answered.
+
+    md tells of no error of a flush, and calls a write done that one leg had before it lost its cache (tests/kernel,
+    ``test_sever.py``): a process with SIGKILL pending never hears of it, and what is asked after the front began to be
+    put on the wall never gets in.
+    """
+    since = plan.around.severing_since
+    if since is None:
+        _build_wall(plan, front)
+        return
+    waited = plan.around.now - since
+    if waited < _SEVER_SECONDS:
+        plan.wake = _SEVER_SECONDS - waited
+    elif opening := _opening(plan):
+        why = "processes that wait for the volume are killed: none is to take an answer for a success"
+        plan.steps += [KillPods(major_minor=front.major_minor, why=why), *opening]
+    plan.waits.append("what was asked of the volume before it was lost here is being ended")
+
+
+def _build_wall(plan: Attaching, front: DmDevice) -> None:
+    wall, array, size = plan.stack.wall, plan.stack.array, volume_bytes(plan.volume)
+    if array is None:
+        plan.waits.append("the array under the front is not to be seen: nothing is opened")
+        return
+    if wall is None:
+        table = layout.wall_table(array.major_minor, size)
+        plan.steps.append(CreateDm(name=names.wall(plan.uuid), table=table))
+    elif plan.kernel.gates[wall.name].path_up:
+        plan.steps.append(GateFailPath(name=wall.name, major_minor=array.major_minor))
+    else:
+        why = "reads and writes fail from now on, those that wait are ended"
+        plan.steps.append(Sever(name=front.name, table=layout.front_table(wall.major_minor, size), why=why))
 
 
 def _fail_paths(plan: Attaching, why: str) -> None:
@@ -172,22 +214,25 @@ def _fail_paths(plan: Attaching, why: str) -> None:
             plan.steps.append(GateFailPath(name=name, major_minor=path.major_minor, why=why.format(leg=leg)))
 
 
-def _open(plan: Attaching) -> None:
+def _opening(plan: Attaching) -> list[Step]:
     """Let errors pass and answer md, for what they do and for whatever else it waits to be told."""
     stack = plan.stack
-    plan.steps += [GateFail(name=plan.gate_name(leg)) for leg in sorted(stack.gates) if plan.holding(leg)]
+    steps: list[Step] = [GateFail(name=plan.gate_name(leg)) for leg in sorted(stack.gates) if plan.holding(leg)]
     if stack.array is not None:
         for leg in sorted(stack.gates):
             if faulty(stack.member(leg)):
                 number = stack.gates[leg].major_minor
-                plan.steps.append(AcknowledgeFailure(name=stack.array.name, major_minor=number))
+                steps.append(AcknowledgeFailure(name=stack.array.name, major_minor=number))
         if stack.array.array_state == "write-pending" and not any(faulty(m) for m in stack.array.members):
-            plan.steps.append(Acknowledge(name=stack.array.name))
+            steps.append(Acknowledge(name=stack.array.name))
+    return steps
 
 
 def _pull_down(plan: Attaching) -> None:
     """The rest of a stack that did not end cleanly."""
     stack = plan.stack
+    if stack.wall is not None:
+        plan.steps.append(RemoveDm(name=stack.wall.name))
     if stack.array is not None:
         plan.steps.append(Stop(name=stack.array.name, why="the array stops, not cleanly"))
         return

@@ -33,6 +33,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
     """The volume's devices on this node."""
 
     front: DmDevice | None
+    wall: DmDevice | None
     gates: dict[str, DmDevice]
     """By leg."""
     paths: dict[str, DmDevice]
@@ -43,7 +44,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def empty(self) -> bool:
-        return not (self.front or self.gates or self.paths or self.array or self.controllers)
+        return not (self.front or self.wall or self.gates or self.paths or self.array or self.controllers)
 
     def legs(self) -> list[str]:
         """Every leg of which something stands."""
@@ -64,6 +65,7 @@ def look(volume: VirtualVolume, kernel: Kernel) -> Stack:
     gates, paths = names.gate(uuid, ""), names.path(uuid, "")
     return Stack(
         front=kernel.dm.get(names.front(uuid)),
+        wall=kernel.dm.get(names.wall(uuid)),
         gates={name.removeprefix(gates): dm for name, dm in kernel.dm.items() if name.startswith(gates)},
         paths={name.removeprefix(paths): dm for name, dm in kernel.dm.items() if name.startswith(paths)},
         array=kernel.array,

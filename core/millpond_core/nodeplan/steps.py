@@ -118,6 +118,23 @@ class Resume(Step, frozen=True, kw_only=True):
     name: str
 
 
+class Sever(Step, frozen=True, kw_only=True):
+    """Give the front a ``table`` that fails, beside. New requests wait; what is inside comes out first."""
+
+    name: str
+    table: str
+
+
+SEVERING = "sever"
+"""Key of the work beside that replaces the front."""
+
+
+class KillPods(Step, frozen=True, kw_only=True):
+    """SIGKILL to every process of every pod that the front has been given to."""
+
+    major_minor: str
+
+
 class GateHold(Step, frozen=True, kw_only=True):
     name: str
 

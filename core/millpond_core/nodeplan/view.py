@@ -114,6 +114,8 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     """Legs of this volume that are being zeroed right now."""
     connecting: frozenset[str] = frozenset()
     """NQNs that are being connected right now."""
+    severing_since: float | None = None
+    """Since when the front is being replaced by one that fails (CLOCK_BOOTTIME); None: it is not."""
     halted: bool = False
     """A quiescence wants long operations halted."""
     hold: bool = False

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from millpond_core import names
 from millpond_core.layout import BITMAP_SECTORS
-from millpond_core.ports import Block, Clock, Dm, Labels, Md, NvmeHost, Nvmet
+from millpond_core.ports import Block, Clock, Dm, Labels, Md, NvmeHost, Nvmet, Pods
 from millpond_core.testing.world.array import BLOCK_SECTORS, MdArray, Write
 from millpond_core.testing.world.disks import Disk
 from millpond_core.testing.world.machine import DmMapped, Machine
@@ -29,6 +29,7 @@ from millpond_core.testing.world.ports import (
     MemoryMd,
     MemoryNvmeHost,
     MemoryNvmet,
+    MemoryPods,
 )
 
 __all__ = ["BLOCK_SECTORS", "Disk", "Machine", "NodePorts", "World", "Write"]
@@ -45,6 +46,7 @@ class NodePorts(NamedTuple):
     nvmet: Nvmet
     block: Block
     labels: Labels
+    pods: Pods
     clock: Clock
 
 
@@ -79,6 +81,7 @@ class World:
             nvmet=MemoryNvmet(self, machine),
             block=MemoryBlock(self, machine),
             labels=MemoryLabels(self, machine),
+            pods=MemoryPods(self, machine),
             clock=MemoryClock(self),
         )
 
@@ -143,7 +146,7 @@ class World:
         return [array for machine in self.machines.values() for array in machine.arrays.values()]
 
     def _suspended(self, array: MdArray) -> bool:
-        return any(dm.suspended for dm in array.machine.dm.values() if array.major_minor in dm.below())
+        return any(dm.suspended or dm.draining for dm in array.machine.dm.values() if array.major_minor in dm.below())
 
     def _pump_started(self, array: MdArray) -> None:
         waiting = [write for write in array.writes if write.state == "waiting"]
@@ -169,13 +172,22 @@ class World:
 
     def write(self, node: str, volume: str, block: int, value: int, *, fua: bool = True) -> Write:
         """A pod writes one block (4 KiB) and flushes; look at ``state`` for what became of it."""
+        return self._ask(node, volume, Write(block * BLOCK_SECTORS, value, fua=fua))
+
+    def flush(self, node: str, volume: str) -> Write:
+        """A pod asks for what it has written to be on stable storage."""
+        return self._ask(node, volume, Write(0, 0, flush=True))
+
+    def _ask(self, node: str, volume: str, write: Write) -> Write:
         machine = self.machine(node)
         dm = self.front(node, volume)
         assert dm is not None, f"there is no front of {volume} on {node}"
-        array = next(a for a in machine.arrays.values() if a.major_minor in dm.below())
-        write = Write(block * BLOCK_SECTORS, value, fua=fua)
-        array.submit(write)
-        self.pump()
+        array = next((a for a in machine.arrays.values() if a.major_minor in dm.below()), None)
+        if array is None:
+            write.state = "failed"  # the front was severed
+        else:
+            array.submit(write)
+            self.pump()
         return write
 
     def read(self, node: str, volume: str, block: int) -> int | None:
@@ -183,8 +195,8 @@ class World:
         machine = self.machine(node)
         dm = self.front(node, volume)
         assert dm is not None, f"there is no front of {volume} on {node}"
-        array = next(a for a in machine.arrays.values() if a.major_minor in dm.below())
-        return None if dm.suspended else array.read(block * BLOCK_SECTORS)
+        array = next((a for a in machine.arrays.values() if a.major_minor in dm.below()), None)
+        return None if dm.suspended or array is None else array.read(block * BLOCK_SECTORS)
 
     def leg(self, node: str, places: list[tuple[str, int, int]]) -> dict[int, int]:
         """block → value of a leg's data, from (slot, first sector, sectors) on a node's disks; pulled ones too."""

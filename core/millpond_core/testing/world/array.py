@@ -3,6 +3,7 @@
 * What needs a record raises ``write-pending``: new writes wait until ``active``.
 * A write that was in flight when a member failed is acknowledged when the others have it: nobody is asked.
 * Bits of a bitmap that is loaded at assembly are forgotten, unless they are set again (kernel-facts 6).
+* A flush is acknowledged when every member has answered, whatever it answered (tests/kernel, ``test_sever.py``).
 * A failed write on the last good member breaks the array for every later write (kernel-facts 16).
 * Bits are cleared lazily, each leg flushed before its own copy of the bit goes; never while a member is missing.
 """
@@ -51,11 +52,13 @@ class MdMember:
 
 
 class Write:
-    """One write of a pod, with its flush (FUA) unless ``fua`` is False."""
+    """One write of a pod, with its flush (FUA) unless ``fua`` is False; or a ``flush`` alone."""
 
-    def __init__(self, sector: int, value: int, *, fua: bool = True) -> None:
-        self.sector, self.value, self.fua = sector, value, fua
+    def __init__(self, sector: int, value: int, *, fua: bool = True, flush: bool = False) -> None:
+        self.sector, self.value, self.fua, self.flush = sector, value, fua, flush
         self.state: Literal["waiting", "started", "acknowledged", "failed", "lost"] = "waiting"
+        self.killed = False
+        """Its pod was: nobody hears what becomes of it."""
         self.left: dict[str, list[str]] = {}
         """major:minor of a member → what is still to be done on it, in order: bit, data."""
         self.reached: set[str] = set()
@@ -132,6 +135,12 @@ class MdArray:
             self.error(member)
         return None
 
+    def fail_waiting(self) -> None:
+        """What never got in finds a front that fails."""
+        for write in self.writes:
+            write.state = "lost" if write.killed else "failed"
+        self.writes.clear()
+
     def pump(self) -> None:
         """Bring every write as far as it goes now."""
         for write in self.writes:
@@ -148,13 +157,14 @@ class MdArray:
             self.state = "write-pending"
         elif self.state == "active" and not any(m.blocked for m in self.members):
             targets = [m for m in self.members if not m.faulty]
-            write.left = {m.major_minor: ["bit", "data"] for m in targets}
+            write.left = {m.major_minor: ["flush"] if write.flush else ["bit", "data"] for m in targets}
             write.state = "started"
-            self.fading.pop(write.sector // self.chunk, None)
+            if not write.flush:
+                self.fading.pop(write.sector // self.chunk, None)
 
     def _go_on(self, write: Write) -> None:
         # Every bit is on every leg before the first data is.
-        for stage in ("bit", "data"):
+        for stage in ("flush", "bit", "data"):
             for number, todo in list(write.left.items()):
                 while todo and todo[0] == stage:
                     outcome = self._do(number, stage, write)
@@ -162,7 +172,7 @@ class MdArray:
                         break
                     if outcome == "error":
                         member = self.member(number)
-                        if member is not None:
+                        if member is not None and stage != "flush":
                             self.error(member)
                         del write.left[number]
                         break
@@ -177,15 +187,20 @@ class MdArray:
         member = self.member(number)
         if member is None or member.faulty:
             return "error"
+        if stage == "flush":
+            return self.machine.attempt(number, Request("flush"))
         if stage == "bit":
             return self.machine.attempt(number, Request("fua", _bit(write.sector // self.chunk), 1))
         verb: Literal["fua", "write"] = "fua" if write.fua else "write"
         return self.machine.attempt(number, Request(verb, BITMAP_SECTORS + write.sector, write.value))
 
     def _finish(self, write: Write) -> None:
+        if write.flush:
+            write.state = "lost" if write.killed else "acknowledged"
+            return
         chunk = write.sector // self.chunk
         good = [m for m in self.members if m.good and m.major_minor in write.reached]
-        write.state = "acknowledged" if good else "failed"
+        write.state = "lost" if write.killed else "acknowledged" if good else "failed"
         if self.degraded or any(m.major_minor not in write.reached for m in self.members):
             self.needed.add(chunk)
         elif chunk not in self.needed:

@@ -55,6 +55,8 @@ class DmMapped:
     def __init__(self, name: str, dm_uuid: str, major_minor: str, table: str) -> None:
         self.name, self.uuid, self.major_minor = name, dm_uuid, major_minor
         self.suspended = False
+        self.draining = False
+        """Being swapped: new requests wait, those inside go on."""
         self.openers = 0
         """Opened by pods."""
         self.load(table)
@@ -205,9 +207,8 @@ class Machine:
         if dm.gate:
             return self._gate(dm, request)
         if request.verb == "flush":
+            # The error target has no cache, so nothing is asked of it.
             outcomes = {self.attempt(number, request.at(0)) for number in dm.below()}
-            if any(target.kind == "error" for target in dm.targets):
-                outcomes.add("error")
             order: tuple[Outcome, ...] = ("held", "error")
             return next((outcome for outcome in order if outcome in outcomes), "ok")
         for target in dm.targets:
@@ -295,7 +296,11 @@ class Machine:
         count = sum(1 for dm in self.dm.values() if number in dm.below())
         count += sum(1 for array in self.arrays.values() for m in array.members if m.major_minor == number)
         count += sum(1 for s in self.subsystems.values() if s.backing.major_minor == number)
-        count += sum(dm.openers for dm in self.dm.values() if dm.major_minor == number)
+        for dm in self.dm.values():
+            if dm.major_minor == number:
+                # Whoever waits for an answer has it open.
+                waiting = sum(len(a.writes) for a in self.arrays.values() if a.major_minor in dm.below())
+                count += dm.openers + (waiting if not dm.gate else 0)
         return count
 
 

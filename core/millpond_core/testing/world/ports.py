@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -65,14 +66,28 @@ class MemoryDm(_Port):
         self._done()
         return self._seen(made)
 
-    async def swap(self, name: str, table: str) -> None:
+    async def swap(self, name: str, table: str, *, drain_seconds: float = 15.0) -> None:
         await self._step(f"dm swap {name}")
         dm = self._get(name)
+        above = [array for array in self.machine.arrays.values() if array.major_minor in dm.below()]
+        await self._drain(dm, above, self.world.time + drain_seconds)
+        for array in above:
+            array.fail_waiting()
         holding = dm.holding
         dm.load(table)
         dm.holding = dm.holding if dm.gate else holding
         self._check(dm)
         self._done()
+
+    async def _drain(self, dm: DmMapped, arrays: Sequence[MdArray], deadline: float) -> None:
+        dm.draining = True
+        try:
+            while any(write.state == "started" for array in arrays for write in array.writes):
+                if self.world.time > deadline:
+                    raise DeadlineExceeded(f"{dm.name} did not drain")
+                await asyncio.sleep(0.001)
+        finally:
+            dm.draining = dm.suspended = False
 
     async def suspend(self, name: str) -> None:
         await self._step(f"dm suspend {name}")
@@ -383,6 +398,17 @@ class MemoryNvmet(_Port):
         await self._step(f"nvmet unexport {nqn}")
         self.machine.subsystems.pop(nqn, None)
         self._done()
+
+
+class MemoryPods(_Port):
+    async def kill(self, major_minor: str) -> Sequence[str]:
+        await self._step(f"pods kill {major_minor}")
+        for dm in self.machine.dm.values():
+            if dm.major_minor == major_minor:
+                for array in self.machine.arrays.values():
+                    for write in array.writes if array.major_minor in dm.below() else ():
+                        write.killed = True
+        return []
 
 
 class MemoryBlock(_Port):

@@ -1,0 +1,70 @@
+"""Whose a device is: the pods that the kubelet has given it to, and an end to their processes through their cgroups.
+
+A volume is a pod's if the host has it mounted, or its node bound, under a path that the kubelet makes for that pod:
+``…/pods/UID/…`` for filesystems and their subpaths, ``…/volumeDevices/…/UID`` for raw block. A write to ``cgroup.kill``
+(cgroup v2, Linux 5.14) signals every process below at once, also those that are just being forked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from millpond_adapters import sysfs
+from millpond_adapters.mounts import parse_mountinfo
+from millpond_core.errors import NotFound
+
+log = logging.getLogger(__name__)
+
+_UID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_GIVEN = re.compile(f"/(?:pods|volumeDevices/.+)/({_UID})(?:/|$)")
+_CGROUP = re.compile(f"(?:^|-)pod({_UID.replace('-[', '[-_][')})(?:\\.slice)?$")
+"""The kubelet's names: ``podUID`` by cgroupfs, ``kubepods-QOS-podUID.slice`` with underscores by systemd."""
+
+
+class PodProcesses:
+    """The port ``Pods``. ``proc`` and ``sys`` are the host's."""
+
+    def __init__(self, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> None:
+        self._mountinfo = proc / "1" / "mountinfo"
+        self._sys = sys
+
+    async def kill(self, major_minor: str) -> Sequence[str]:
+        given = await asyncio.to_thread(self._given, major_minor)
+        cgroups = await asyncio.to_thread(self._cgroups)
+        if given and not cgroups:
+            raise NotFound(
+                f"pods {', '.join(sorted(given))} use {major_minor}, but no pod on this node has a cgroup (v2) of its "
+                "own: their processes cannot be told from others, so they are not ended and what they wait for stays "
+                "held; reboot the node to end it"
+            )
+        killed = []
+        for uid in sorted(given & cgroups.keys()):
+            with contextlib.suppress(NotFound):
+                await sysfs.write(cgroups[uid] / "cgroup.kill", "1")
+                killed.append(uid)
+                log.warning("pod %s: killed, it waits for %s", uid, major_minor)
+        return killed
+
+    def _given(self, major_minor: str) -> set[str]:
+        block = (self._sys / "dev" / "block" / major_minor).resolve().name
+        found = set()
+        for mount in parse_mountinfo(self._mountinfo.read_text()):
+            raw = mount.fs_type == "devtmpfs" and mount.root == f"/{block}"
+            if (raw or mount.major_minor == major_minor) and (given := _GIVEN.search(mount.target)):
+                found.add(given[1])
+        return found
+
+    def _cgroups(self) -> dict[str, Path]:
+        """uid → the pod's cgroup; a pod without one among others that have one has no process left."""
+        found = {}
+        for folder, below, files in os.walk(self._sys / "fs" / "cgroup"):
+            if "cgroup.kill" in files and (pod := _CGROUP.search(Path(folder).name)):
+                found[pod[1].replace("_", "-")] = Path(folder)
+                below.clear()
+        return found

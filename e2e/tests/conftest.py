@@ -25,6 +25,7 @@ ORDER = (
     "test_main_job",
     "test_volumes",
     "test_return",
+    "test_blink",
     "test_kills",
     "test_failover",
 )

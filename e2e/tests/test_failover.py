@@ -1,78 +1,32 @@
 """A node loses power under a StatefulSet of one: its pod writes elsewhere soon, nothing acknowledged is lost, and the
 node comes back into sync by itself.
-
-The pod writes into a new file each time it is started, ``records0``, ``records1`` …: what it wrote on the dead node is
-read back from the new one. Acknowledged is what was heard here: the list is followed from outside while the pod writes,
-since it lies on the dead node.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from demo import install
 from demo.cluster import Cluster, Object
+from demo.database import POD, followed, in_pod, read_back, stateful_set
 from demo.faults import Faults
 from demo.job import compare_in_sync
 from demo.reality import discrepancies
 from demo.session import MakeWorkload, build_folder
 from demo.story import Story
 from demo.workload import Workload, storage_class
-from demo.writer import Acks
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("all_disks")]
 
-POD = "db-0"
 ENOUGH = 300
 DETECT_SECONDS = 150.0  # kube-controller-manager calls a node not Ready after 50 s
 FENCE_SECONDS = 60.0
 ATTACH_SECONDS = 150.0  # 60 of them if Kubernetes has to find out by itself that the volume is detached
 RUN_SECONDS = 240.0
 BACK_SECONDS = 600.0
-
-
-def stateful_set(work: Workload) -> Object:
-    """One replica of the writer, on the workload's claim."""
-    writer = (
-        "n=$(ls /data | grep -c '^records'); exec python3 /program/writer.py write /data/records$n --acks /acks/$n "
-        f"--rate {work.rate:.0f} --records {work.records}"
-    )
-    pod = work.pod(POD, ["sh", "-c", writer])
-    spec = {**pod["spec"], "restartPolicy": "Always"}
-    labels = {"app": "db"}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "StatefulSet",
-        "metadata": {"name": "db", "namespace": work.namespace},
-        "spec": {
-            "replicas": 1,
-            "serviceName": "db",
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": spec},
-        },
-    }
-
-
-@contextmanager
-def followed(work: Workload, folder: Path) -> Iterator[Path]:
-    """The pod's list of acknowledgements as it grows, copied to a file here."""
-    cluster, path = work.cluster, folder / "acks"
-    folder.mkdir(parents=True, exist_ok=True)
-    argv = [str(cluster.kubectl_program), "--kubeconfig", str(cluster.kubeconfig), "exec", "-n", work.namespace, POD]
-    argv += ["--", "tail", "-n", "+1", "-F", "/acks/0/acks"]
-    with path.open("wb") as out, subprocess.Popen(argv, stdout=out, stderr=subprocess.DEVNULL) as tail:
-        try:
-            yield path
-        finally:
-            tail.kill()
 
 
 def alone(cluster: Cluster, node: str, *, wanted: bool) -> None:
@@ -86,20 +40,6 @@ def quiet_node(cluster: Cluster) -> str:
     label = "--selector=app.kubernetes.io/component=controller"
     busy = {pod["spec"].get("nodeName") for pod in cluster.items("pods", "-n", install.NAMESPACE, label)}
     return next(name for each in cluster.items("nodes") if (name := each["metadata"]["name"]) not in busy)
-
-
-def read_back(work: Workload, file: str, text: str) -> Acks:
-    """Every record acknowledged in ``text`` is read from that file of the volume, and is what it was."""
-    acks = Acks.parse(text.splitlines(keepends=True))
-    verdict = json.loads(work.run_writer(POD, "verify", f"/data/{file}", stdin=text, seconds=300).splitlines()[-1])
-    assert (verdict["checked"], verdict["lost"], verdict["wrong"]) == (len(acks.digests), 0, 0), verdict
-    return acks
-
-
-def in_pod(work: Workload, what: str) -> None:
-    """``pause`` or ``resume`` the writer of the pod that was started second."""
-    program = ("python3", "/program/writer.py", what, "--acks", "/acks/1")
-    work.cluster.kubectl("exec", "-n", work.namespace, POD, "--", *program, seconds=90)
 
 
 class Move:

@@ -181,7 +181,7 @@ async def test_a_node_that_is_back_before_its_pod_was_deleted_ends_it(cluster: C
     kubernetes.replicas = 0
     await kubernetes.later(5)
     assert await gone(kubernetes, "db-0"), "what it has mounted is dead"
-    assert "while it was away" in (await pod_says(cluster))["db-0"]
+    assert "cannot go on in it" in (await pod_says(cluster))["db-0"]
 
 
 async def test_without_the_right_to_a_nodes_status_it_takes_longer(cluster: Cluster, kubernetes: Kubernetes) -> None:

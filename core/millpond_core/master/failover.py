@@ -133,12 +133,14 @@ def is_fenced(world: World, volume: VirtualVolume, node: str) -> bool:
 
 
 def _back(world: World, node: str, there: Workloads, now: float) -> Move | Wait:
-    """End the pods of a node that is back whose volumes were taken from it: Kubernetes starts new ones."""
+    """End the pods whose volumes cannot go on in them, taken from the node while it was away or without any copy that
+    kept its life: Kubernetes starts new ones.
+    """
     for pod in there.pods:
         said = {name: v.report(world.volumes[name], node) for name in pod.volumes & world.volumes.keys()}
         dead = sorted(name for name, entry in said.items() if entry is not None and entry.front == "Fenced")
         if dead and not pod.ending and not pod.stays:
-            why = f"pod {pod.namespace}/{pod.name} is ended: {', '.join(dead)} was taken from {node} while it was away"
+            why = f"pod {pod.namespace}/{pod.name} is ended: {', '.join(dead)} cannot go on in it"
             return Move(DeletePod(pod, force=False), why, Notice("PodMoved", why))
     return Wait(until=now + RESTING_SECONDS)
 

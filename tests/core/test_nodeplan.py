@@ -1,17 +1,13 @@
-"""The node's plans as pure functions: labels, fingerprints, NQNs, the record, a quiescence's answers, the ladder."""
+"""One volume on its attach node and on its leg nodes: the ladder from what stands to what is wanted, and the record."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from millpond_core import layout, names
-from millpond_core.errors import Conflict, Invalid
-from millpond_core.model import ObjectMeta, Quiescence, VirtualVolume
-from millpond_core.model.quiescence import QuiescenceSpec, QuiescenceStatus
-from millpond_core.model.storagedevice import Identity
+from millpond_core.errors import Conflict
+from millpond_core.model import ObjectMeta, VirtualVolume
 from millpond_core.model.virtualvolume import (
     Attachment,
     DesiredAttachment,
@@ -23,111 +19,17 @@ from millpond_core.model.virtualvolume import (
     VirtualVolumeSpec,
     VirtualVolumeStatus,
 )
-from millpond_core.nodeplan import claim, label, legs, node, record, still
+from millpond_core.nodeplan import legs, node, record
 from millpond_core.nodeplan import steps as s
-from millpond_core.nodeplan.claim import DiskSeen
-from millpond_core.nodeplan.still import Standing
 from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, LegMemory, Memory
-from millpond_core.observed import Array, BlockDisk, Controller, DmDevice, Export, GateStatus, Label, LabelLeg, Member
+from millpond_core.observed import Array, Controller, DmDevice, Export, GateStatus, Label, LabelLeg, Member
 from millpond_core.units import MIB
 
 UUID = "7d3c4b52-53b6-5d0c-9a35-2d1c8d8f7a10"
 SIZE = 16 * MIB
 
 
-# --- labels ---
-
 EMPTY = Label(cluster="c", device_uuid="d", device_name="n1-nvme1", sequence=1)
-
-
-def entry(leg: str, start: int, length: int) -> LabelLeg:
-    return LabelLeg(volume=UUID, volume_name="v", leg=leg, size_bytes=SIZE, extents=((0, start, length),))
-
-
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 30), st.integers(1, 8)), max_size=12))
-def test_extents_on_a_label_never_overlap(changes: list[tuple[str, int, int]]) -> None:
-    content, taken = EMPTY, {}
-    for leg, start, length in changes:
-        mine = set(range(start, start + length))
-        free = all(not mine & units for other, units in taken.items() if other != leg)
-        try:
-            content = label.put(content, entry(leg, start, length))
-        except Invalid:
-            assert not free
-        else:
-            assert free
-            taken[leg] = mine
-    assert {e.leg for e in content.legs} == set(taken)
-    assert content.sequence == EMPTY.sequence + content.sequence - 1
-
-
-def test_each_change_of_a_label_has_a_higher_sequence() -> None:
-    one = label.put(EMPTY, entry("a", 0, 4))
-    two = label.drop(one, UUID, "a")
-    three = label.appeared(two, boot_id="b", diskseq=7)
-    assert [x.sequence for x in (EMPTY, one, two, three)] == [1, 2, 3, 4]
-    assert (two.legs, three.attach_count, three.boot_id, three.diskseq) == ((), 1, "b", 7)
-
-
-# --- disks ---
-
-
-def disk(serial: str = "S1", wwn: str = "w", size: int = 1 << 30) -> BlockDisk:
-    return BlockDisk(
-        name="nvme0n1",
-        path="/dev/disk/by-id/x",
-        major_minor="259:0",
-        serial=serial,
-        wwn=wwn,
-        model="M",
-        size_bytes=size,
-    )
-
-
-def test_a_fingerprint_is_of_one_disk_with_one_content() -> None:
-    marks = {
-        claim.fingerprint(disk(), ["ext4"]),
-        claim.fingerprint(disk(), ["xfs"]),
-        claim.fingerprint(disk(), ["ext4", "gpt"]),
-        claim.fingerprint(disk(serial="S2"), ["ext4"]),
-        claim.fingerprint(disk(wwn="other"), ["ext4"]),
-        claim.fingerprint(disk(size=1 << 31), ["ext4"]),
-    }
-    assert len(marks) == 6
-    assert claim.fingerprint(disk(), ["gpt", "ext4"]) == claim.fingerprint(disk(), ["ext4", "gpt"])
-    assert claim.fingerprint(disk(serial="", wwn=""), ["ext4"]) == "", "a disk without identity is never erased"
-
-
-@pytest.mark.parametrize(
-    ("identity", "hit"),
-    [
-        (Identity(path="/dev/disk/by-id/x"), True),
-        (Identity(path="/dev/disk/by-id/y"), False),
-        (Identity(serial="S1"), True),
-        (Identity(serial="S"), False),
-        (Identity(wwn="w"), True),
-        (Identity(device_uuid="d"), True),
-        (Identity(device_uuid="e"), False),
-    ],
-)
-def test_what_an_identity_means(identity: Identity, hit: bool) -> None:
-    assert bool(claim.match(identity, [DiskSeen(disk=disk(), label=EMPTY)])) is hit
-
-
-# --- names ---
-
-
-@given(st.uuids(), st.from_regex(r"\A[a-z]{1,4}\Z"), st.integers(0, 1 << 40), st.from_regex(r"\A[0-9a-f]{12}\Z"))
-def test_an_nqn_says_what_it_was_made_of(volume: object, leg: str, epoch: int, life: str) -> None:
-    assert names.parse_nqn(names.subsystem_nqn(str(volume), leg, epoch, life)) == (str(volume), leg, epoch, life)
-
-
-@pytest.mark.parametrize(
-    "nqn",
-    ["", names.NQN_PREFIX, names.host_nqn("cluster", "u"), "nqn.2014-08.org:v:a:e1:x", f"{names.NQN_PREFIX}v:a:x1:l"],
-)
-def test_other_nqns_are_nobodys(nqn: str) -> None:
-    assert names.parse_nqn(nqn) is None
 
 
 # --- one volume on its attach node, legs a (here) and b ---
@@ -615,61 +517,3 @@ def test_the_records_patch_tests_all_that_it_relies_on() -> None:
 def test_a_record_that_has_moved_on_is_not_changed() -> None:
     with pytest.raises(Conflict, match="not InSync any more"):
         record.patch(volume(leg("a"), leg("b", "Stale")), s.Record(leg="b", old="InSync", new="Stale"))
-
-
-# --- going still ---
-
-
-def instruction(*, hold_io: bool = False) -> still.Instruction:
-    quiescence = Quiescence(
-        metadata=ObjectMeta(name="q", uid="u"),
-        spec=QuiescenceSpec(hold_io=hold_io, deadline_seconds=30),
-        status=QuiescenceStatus(phase="Instructed", participants=["n1"], volumes=["v"]),
-    )
-    return still.instructed(quiescence, boot_id="b", now=100.0, wall=0.0, generations={"v": 3})
-
-
-MOVING = Standing(settled=True, frozen=False, suspended=False, generation=3)
-FROZEN = Standing(settled=True, frozen=True, suspended=False, generation=3)
-HELD = Standing(settled=True, frozen=True, suspended=True, generation=3)
-APPLIED = Standing(settled=True, frozen=True, suspended=True, generation=4)
-
-
-@pytest.mark.parametrize(
-    ("hold_io", "standings", "now", "released", "phase"),
-    [
-        (False, {"v": None}, 101, False, "Draining"),
-        (False, {"v": MOVING}, 101, False, "Draining"),
-        (False, {"v": FROZEN}, 101, False, "Quiesced"),
-        (True, {"v": FROZEN}, 101, False, "Draining"),
-        (True, {"v": HELD}, 101, False, "Quiesced"),
-        (False, {}, 101, False, "Quiesced"),
-        (False, {"v": MOVING}, 130, False, "Expired"),
-        (False, {"v": FROZEN}, 101, True, "Released"),
-    ],
-)
-def test_when_a_node_is_still(
-    hold_io: bool, standings: dict[str, Standing | None], now: float, released: bool, phase: str
-) -> None:
-    judged = still.judged(instruction(hold_io=hold_io), standings, released=released, now=now, wall=0.0)
-    assert judged.answer.phase == phase
-
-
-def test_a_new_generation_under_a_quiescence_is_applied() -> None:
-    quiet = still.judged(instruction(hold_io=True), {"v": HELD}, released=False, now=101, wall=0.0)
-    assert quiet.answer.hold_remaining_ms == 29_000
-    assert still.judged(quiet, {"v": HELD}, released=False, now=102, wall=0.0).answer.phase == "Quiesced"
-    assert still.judged(quiet, {"v": APPLIED}, released=False, now=102, wall=0.0).answer.phase == "Applied"
-
-
-def test_what_is_over_stays_over() -> None:
-    over = still.judged(instruction(), {"v": FROZEN}, released=True, now=101, wall=0.0)
-    assert still.judged(over, {"v": FROZEN}, released=False, now=102, wall=0.0) == over
-    assert still.wants([over], "v", 102) == (False, False)
-
-
-def test_a_deadline_ends_what_is_wanted() -> None:
-    wanted = instruction(hold_io=True)
-    assert still.wants([wanted], "v", 129.9) == (True, True)
-    assert still.wants([wanted], "v", 130.0) == (False, False)
-    assert still.wants([wanted], "other", 101) == (False, False)

@@ -43,7 +43,7 @@ from millpond_core.nodeplan.steps import (
     SwapDm,
     Unfreeze,
 )
-from millpond_core.nodeplan.view import Around, Kernel, LegMemory, Memory, leg_report, node_report, volume_bytes
+from millpond_core.nodeplan.view import Around, Kernel, LegMemory, Memory, begun, leg_report, node_report, volume_bytes
 
 CUT_OFF_SECONDS = 5.0
 """All connections of a node lost at once are its own network's fault for this long (design 4.8)."""
@@ -228,16 +228,7 @@ class Attaching:
         """Remember whose stack this is before its first device stands."""
         if self.memory.epoch != self.epoch:
             slots = {leg.id: LegMemory(slot=slot) for slot, leg in enumerate(sorted(self.kept(), key=_by_id))}
-            fresh = {
-                "epoch": self.epoch,
-                "assembled": False,
-                "leaving": False,
-                "broken": False,
-                "dirty": (),
-                "legs": slots,
-                "max_rate": 0,
-            }
-            self.steps.append(Remember(changes=fresh, why=f"attaching under epoch {self.epoch}"))
+            self.steps.append(Remember(changes=begun(self.epoch, slots), why=f"attaching under epoch {self.epoch}"))
         return bool(self.steps)
 
     def connect(self) -> bool:

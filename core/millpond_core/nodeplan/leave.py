@@ -24,7 +24,7 @@ from millpond_core.nodeplan.steps import (
     Step,
     Stop,
 )
-from millpond_core.nodeplan.view import volume_bytes
+from millpond_core.nodeplan.view import begun, volume_bytes
 from millpond_core.observed import DmDevice
 
 _SEVER_SECONDS = 2.0
@@ -118,8 +118,7 @@ def _take_down(plan: Attaching) -> None:
 
 def _forget(plan: Attaching, **more: Any) -> None:
     if plan.memory.epoch:
-        changes = {"epoch": 0, "assembled": False, "leaving": False, "broken": False, "dirty": (), "legs": {}, **more}
-        plan.steps.append(Remember(changes=changes))
+        plan.steps.append(Remember(changes={**begun(0, {}), **more}))
 
 
 def fence(plan: Attaching) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -72,6 +73,13 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     record_seq: int = 0
     max_rate: int = 0
     longest_hold_ms: int = 0
+
+
+def begun(epoch: int, legs: Mapping[str, LegMemory]) -> dict[str, Any]:
+    """Changes of ``Memory`` as a stack begins under ``epoch``; with 0 and no legs: as one is gone."""
+    blank = Memory()
+    fields = ("assembled", "leaving", "broken", "dirty", "max_rate")
+    return {"epoch": epoch, "legs": dict(legs), **{field: getattr(blank, field) for field in fields}}
 
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True):

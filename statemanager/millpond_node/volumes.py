@@ -314,7 +314,7 @@ class Volumes:
         for leg in set(known.held_since) - held:
             milliseconds = int((now - known.held_since.pop(leg)) * 1000)
             self.held(known, milliseconds)
-            self.herald.tell(known.volume, "HoldEnded", f"reads and writes go on; they waited {milliseconds} ms")
+            self.herald.tell(known.volume, "HoldEnded", f"nothing waits any more; it took {milliseconds} ms")
 
     def held(self, known: Volume, milliseconds: int) -> None:
         """A hold of reads and writes has ended."""

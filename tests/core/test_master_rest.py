@@ -18,6 +18,7 @@ from master_world import (
     mapped,
     meta,
     quiescence,
+    report,
     world,
 )
 
@@ -119,6 +120,14 @@ def test_one_sentence_says_what_why_and_until_when(volume_: VirtualVolume, objec
     assert fields["phase"] == "Degraded"
     assert fields["copies"] == "1/2"
     assert fields["message"] == said
+
+
+def test_a_volume_that_cannot_go_on_in_its_pods_is_not_ready_and_says_so() -> None:
+    """Its legs are there, in a new life: the columns would call it well."""
+    there = mapped(phase="Ready", nodes=[report("n1", "a", front="Fenced", message="end its pods"), report("n2", "b")])
+    fields = volume_status.status(world(there), there, Wait(), NOW)
+    ready = next(one for one in fields["conditions"] if one.type == "Ready")
+    assert (fields["message"], ready.status, ready.reason) == ("end its pods", "False", "NeedsNewPods")
 
 
 def test_a_schedule_that_nothing_acts_upon_is_called_so() -> None:

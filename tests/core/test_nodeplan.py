@@ -436,6 +436,9 @@ def test_a_broken_stack_reaches_no_leg_and_answers_nobody_who_could_go_on() -> N
     assert [step.name for step in fresh.parts[0] if isinstance(step, s.GateFailPath)][2:] == [names.wall(UUID)]
     kernel = walled(kernel)
     assert kinds(planned(seen, kernel, broken)) == [*apart, "Sever"]
+    opened = GateStatus(holding=False, path_up=False, queued=0)
+    tried = msgspec.structs.replace(kernel, gates={**kernel.gates, names.gate(UUID, "b"): opened})
+    assert kinds(planned(seen, tried, broken)) == ["GateFailPath", "GateHold", "Sever"]
     begun = msgspec.structs.replace(AROUND, severing_since=AROUND.now)
     early = node.plan(seen, kernel, begun, broken)
     assert kinds(list(early.parts[0])) == apart, "most of it comes out by itself"

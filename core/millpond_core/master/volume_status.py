@@ -73,6 +73,8 @@ def _says(
         message = under_way or ""
     if phase == "Faulted" and not isinstance(decision, Refuse):
         reason, message = "NoCopyInReach", _unreachable(world, volume)
+    if usable and (severed := _severed(volume)):
+        usable, reason, message = False, "NeedsNewPods", severed
     ready = Says("Ready", usable, ("Degraded" if degraded else "AllCopies") if usable else reason or phase, message)
     progressing = Says("Progressing", bool(under_way), reason or phase if under_way else "Settled", under_way)
     short = Says("Degraded", bool(degraded), "FewerCopies" if degraded else "AllCopies", degraded)
@@ -162,6 +164,12 @@ def _preparing(world: World, volume: VirtualVolume, leg: Leg) -> str:
     loss, said = v.loss(world, volume, leg), v.leg_report(volume, leg)
     more = loss.why if loss else said.message if said else ""
     return f"{leg.id} on {leg.node}{f' ({more})' if more else ''}"
+
+
+def _severed(volume: VirtualVolume) -> str:
+    """Why nothing can go on in the pods that have the volume now; empty: it can."""
+    said = v.report(volume, volume.status.attachment.node)
+    return said.message if said is not None and said.front == "Fenced" else ""
 
 
 def _unreachable(world: World, volume: VirtualVolume) -> str:

@@ -16,6 +16,7 @@ from millpond_core.nodeplan.steps import (
     Freeze,
     GateFail,
     GateFailPath,
+    GateHold,
     KillPods,
     Remember,
     RemoveDm,
@@ -200,6 +201,9 @@ def _build_wall(plan: Attaching, front: DmDevice) -> None:
     elif plan.kernel.gates[wall.name].path_up:
         plan.steps.append(GateFailPath(name=wall.name, major_minor=array.major_minor))
     else:
+        # An earlier try may have left gates open: what is asked before new requests wait is to be held, not answered.
+        gates = sorted(plan.stack.gates)
+        plan.steps += [GateHold(name=plan.gate_name(leg)) for leg in gates if not plan.holding(leg)]
         why = "reads and writes fail from now on, those that wait are ended"
         plan.steps.append(Sever(name=front.name, table=layout.front_table(wall.major_minor, size), why=why))
 

@@ -63,7 +63,7 @@ class Move:
 
     def detected(self) -> str:
         status = self.cluster.get("snode", self.dead).get("status", {})
-        told = [each["message"] for each in status.get("conditions", ()) if each["type"] == "NodeFailed"]
+        told = [each.get("message") for each in status.get("conditions", ()) if each["type"] == "NodeFailed"]
         return "" if status.get("phase") == "Failed" else f"{status.get('phase')}: {told}"
 
     def fenced(self) -> str:

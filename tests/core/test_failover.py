@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_master import FAILED_NODE, NOW, leg, legs, mapped, meta, report, world
+from master_world import FAILED_NODE, NOW, leg, legs, mapped, meta, report, world
 
 from millpond_core import names
 from millpond_core.master import failover

@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 
 from millpond_adapters import modules, udev
+from millpond_adapters.run import run
+from millpond_core.units import MIB
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -49,3 +51,23 @@ else:
         finally:
             await volume.close()
             assert not present(), f"left behind: {present()}"
+
+    @pytest.fixture
+    async def cached(volume: Volume, tmp_path: Path) -> AsyncIterator[Volume]:
+        """A volume whose legs lie on loop devices: they have a cache to be flushed, which ramdisks have not."""
+        await run("modprobe", "loop")
+        loops = []
+        for leg in "ab":
+            image = tmp_path / f"image-{leg}"
+            with image.open("wb") as file:
+                file.truncate(RAM_MIB * MIB)
+            loops.append((await run("losetup", "--find", "--show", str(image))).decode().strip())
+            volume.disks[leg] = loops[-1]
+        try:
+            yield volume
+            await volume.compare()
+        finally:
+            volume.compare_at_end = False
+            await volume.close()
+            for loop in loops:
+                await run("losetup", "--detach", loop)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
-from rig import Volume, md
+from rig import Volume, md, until
 
+from millpond_adapters.run import run
 from millpond_core.errors import Invalid
+from millpond_core.layout import BITMAP_SECTORS
+
+TRACING = Path("/sys/kernel/tracing")
 
 
 async def _left_behind(volume: Volume) -> None:
@@ -107,3 +113,32 @@ async def test_the_bitmap_is_where_dirty_chunks_looks(volume: Volume) -> None:
     assert await md.dirty_chunks(f"/dev/mapper/{volume.leg_name('b')}") == await volume.dirty("b")
     await volume.stop()
     assert await volume.dirty("ab") == []
+
+
+async def test_a_leg_is_flushed_before_a_bit_is_cleared_on_it(cached: Volume) -> None:
+    """So what a leg's own bitmap calls clean its disk has kept, with a volatile cache too: what a delta stands on.
+
+    ``md_super_write``: each write of the bitmap carries PREFLUSH and FUA, on every leg for itself.
+    """
+    await cached.legs("ab")
+    await cached.assemble("ab")
+    await cached.write(0)
+    if not (TRACING / "events").exists():
+        await run("mount", "-t", "tracefs", "tracefs", str(TRACING))
+    queued = TRACING / "events/block/block_bio_queue/enable"
+    queued.write_text("1")
+    try:
+
+        async def clean() -> bool:
+            return not await cached.dirty("ab")
+
+        assert not await clean()
+        await until(clean, "md has cleared the bit on both legs", seconds=60)
+    finally:
+        queued.write_text("0")
+    seen = re.findall(r"block_bio_queue: (\S+) (\S+) (\d+) \+", (TRACING / "trace").read_text())
+    for leg in "ab":
+        gate = cached.gate_number(leg).replace(":", ",")
+        flags = [how for device, how, sector in seen if device == gate and int(sector) < BITMAP_SECTORS and "W" in how]
+        assert flags, f"no write of the bitmap on leg {leg} was seen"
+        assert all(how.startswith("FWF") for how in flags), f"PREFLUSH, write, FUA: {set(flags)}"

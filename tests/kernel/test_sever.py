@@ -17,14 +17,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from rig import RAM_MIB, VOLUME_BYTES, Volume, dm, md, until
+from rig import VOLUME_BYTES, Volume, dm, md, until
 
 from millpond_adapters.mounts import NodeMounts
 from millpond_adapters.pods import PodProcesses
-from millpond_adapters.run import run
 from millpond_core import layout, names
 from millpond_core.errors import MillpondError
-from millpond_core.units import MIB, SECTOR
+from millpond_core.units import SECTOR
 
 POD = str(uuid.uuid4())
 CGROUP = Path("/sys/fs/cgroup/kubepods") / f"pod{POD}"
@@ -81,29 +80,19 @@ class Writer:
 
 
 @pytest.fixture
-async def cached(volume: Volume, tmp_path: Path) -> AsyncIterator[Volume]:
-    """A volume whose legs lie on loop devices: they have a cache to be flushed, which ramdisks have not."""
-    await run("modprobe", "loop")
-    loops = []
-    for leg in "ab":
-        image = tmp_path / f"image-{leg}"
-        with image.open("wb") as file:
-            file.truncate(RAM_MIB * MIB)
-        loops.append((await run("losetup", "--find", "--show", str(image))).decode().strip())
-        volume.disks[leg] = loops[-1]
+async def used(cached: Volume, tmp_path: Path) -> AsyncIterator[Volume]:
+    """A volume on disks with a cache, and the cgroup of a pod that uses it."""
     CGROUP.mkdir(parents=True, exist_ok=True)
-    volume.compare_at_end = False  # what is in flight at the end may be on one leg: the next epoch chooses
+    cached.compare_at_end = False  # what is in flight at the end may be on one leg: the next epoch chooses
     try:
-        yield volume
+        yield cached
     finally:
         with contextlib.suppress(MillpondError):
             await NodeMounts().unmount(f"{tmp_path}/mount")
         (CGROUP / "cgroup.kill").write_text("1")
         with contextlib.suppress(MillpondError):
-            await dm.remove(names.wall(volume.uuid))
-        await volume.close()
-        for loop in loops:
-            await run("losetup", "--detach", loop)
+            await dm.remove(names.wall(cached.uuid))
+        await cached.close()
         CGROUP.rmdir()
 
 
@@ -130,13 +119,13 @@ async def lose(volume: Volume, leg: str) -> None:
     await dm.gate_fail_path(names.gate(volume.uuid, leg), volume.path_number(leg))
 
 
-async def test_md_tells_of_no_error_of_a_flush(cached: Volume, tmp_path: Path) -> None:
+async def test_md_tells_of_no_error_of_a_flush(used: Volume, tmp_path: Path) -> None:
     """Why ``leave._sever`` kills. Should a kernel tell one day, this fails, and the kill may be thought over."""
-    writer = await prepared(cached, "a", tmp_path, "raw")
-    await lose(cached, "a")
+    writer = await prepared(used, "a", tmp_path, "raw")
+    await lose(used, "a")
     writer.said.with_name("said.go").touch()
-    await cached.held("a")
-    await cached.gate_fail("a")
+    await used.held("a")
+    await used.gate_fail("a")
     await writer.ends()
     assert writer.word() == "flushed", "the flush failed on every leg, and was called done"
 
@@ -144,20 +133,20 @@ async def test_md_tells_of_no_error_of_a_flush(cached: Volume, tmp_path: Path) -
 @pytest.mark.parametrize("legs", ["a", "ab"])
 @pytest.mark.parametrize("kind", ["raw", "ext4"])
 async def test_whoever_waits_is_killed_before_the_gates_open(
-    cached: Volume, tmp_path: Path, legs: str, kind: str
+    used: Volume, tmp_path: Path, legs: str, kind: str
 ) -> None:
-    writer = await prepared(cached, legs, tmp_path, kind)
-    front = next(device for name, device in (await dm.list()).items() if name == cached.front)
+    writer = await prepared(used, legs, tmp_path, kind)
+    front = next(device for name, device in (await dm.list()).items() if name == used.front)
     for leg in legs:
-        await lose(cached, leg)
+        await lose(used, leg)
     writer.said.with_name("said.go").touch()
-    await cached.held(legs[0], seconds=30)
+    await used.held(legs[0], seconds=30)
 
-    wall = await build_wall(cached)
-    swap = asyncio.create_task(dm.swap(cached.front, layout.front_table(wall, VOLUME_BYTES), drain_seconds=60))
+    wall = await build_wall(used)
+    swap = asyncio.create_task(dm.swap(used.front, layout.front_table(wall, VOLUME_BYTES), drain_seconds=60))
     await asyncio.sleep(1)
     assert not swap.done(), "it must wait for what is inside"
-    late = subprocess.Popen(["dd", f"if=/dev/mapper/{cached.front}", "of=/dev/null", "iflag=direct", "count=1"])  # noqa: ASYNC220
+    late = subprocess.Popen(["dd", f"if=/dev/mapper/{used.front}", "of=/dev/null", "iflag=direct", "count=1"])  # noqa: ASYNC220
     await asyncio.sleep(0.3)
     assert late.poll() is None, "what is asked now must wait for the new table"
 
@@ -165,13 +154,13 @@ async def test_whoever_waits_is_killed_before_the_gates_open(
     await asyncio.sleep(0.3)
     assert writer.process.poll() is None, "it should sleep until its flush is answered"
     for leg in legs:
-        await cached.gate_fail(leg)
+        await used.gate_fail(leg)
 
     async def out() -> bool:
-        for member in (await cached.look()).members:
+        for member in (await used.look()).members:
             if "faulty" in member.flags:
-                await md.acknowledge_failure(cached.array, member.major_minor)
-        await md.acknowledge(cached.array)
+                await md.acknowledge_failure(used.array, member.major_minor)
+        await md.acknowledge(used.array)
         return swap.done()
 
     await until(out, "the front fails", seconds=30)
@@ -181,12 +170,12 @@ async def test_whoever_waits_is_killed_before_the_gates_open(
     assert late.wait(10) == 1, "a read of the severed front should fail"
 
     with pytest.raises(OSError, match=f"{os.strerror(errno.EIO)}|{os.strerror(errno.EROFS)}"):
-        flush(f"{tmp_path}/mount/file" if kind == "ext4" else f"/dev/mapper/{cached.front}")
+        flush(f"{tmp_path}/mount/file" if kind == "ext4" else f"/dev/mapper/{used.front}")
     if kind == "ext4":
         await NodeMounts().unmount(f"{tmp_path}/mount")
-    await dm.remove(cached.front)
-    await dm.remove(names.wall(cached.uuid))
-    await cached.stop()
+    await dm.remove(used.front)
+    await dm.remove(names.wall(used.uuid))
+    await used.stop()
 
 
 async def test_the_error_target_calls_a_flush_done(volume: Volume) -> None:

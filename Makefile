@@ -22,12 +22,18 @@ demo: generate-stubs ## The main job on a real cluster: a disk is pulled, nothin
 	@$(PY) -m demo --kernel $(KERNEL)
 
 ##@ Test
-.PHONY: test test-unit test-api test-kernel test-conformance e2e lint
-test: generate-stubs ## Everything: lint, unit, API, kernel 6.1 and 6.12, conformance, e2e; JUnit files in build/
+.PHONY: test test-unit test-model model test-api test-kernel test-conformance e2e lint
+test: generate-stubs ## Everything: lint, unit, model, API, kernel 6.1 and 6.12, conformance, e2e; JUnit files in build/
 	@$(TIERS) all
 
 test-unit: generate-stubs ## Unit and property tests (about a minute)
 	@$(TIERS) unit
+
+test-model: generate-stubs ## The safety rules as a model, explored whole in small sizes; each rule broken must be caught
+	@$(TIERS) model
+
+model: ## The same in larger sizes, to the first two million states each (an hour or so)
+	@PYTHONPATH=$$PYTHONPATH:tests/model $(PY) -m long
 
 test-api: generate-stubs ## Real etcd and kube-apiserver: CRDs, CEL, ownership, operator and state managers
 	@$(TIERS) api

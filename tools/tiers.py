@@ -74,6 +74,8 @@ def tiers(release: str) -> dict[str, list[Run]]:
             Run("generated", [python, "tools/generate.py", "--check"], 2),
         ],
         "unit": [pytest("unit", *unit, minutes=10)],
+        # -s: its states and the histories of its mutations are worth reading.
+        "model": [pytest("model", "tests/model", "-s", minutes=15)],
         "api": [pytest("api", "tests/api", minutes=25)],
         "kernel": [kernel(each) for each in KERNELS],
         "e2e": [pytest("e2e", "e2e/tests", minutes=60, env=cluster)],
@@ -153,13 +155,13 @@ def summarize(results: list[Result]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tier", choices=["all", "lint", "unit", "api", "kernel", "conformance", "e2e"])
+    parser.add_argument("tier", choices=["all", "lint", "unit", "model", "api", "kernel", "conformance", "e2e"])
     parser.add_argument("--kernel", default=KERNELS[0], choices=KERNELS, help="of the cluster's nodes")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # who ends us ends what we have started
     BUILD.mkdir(exist_ok=True)
     table = tiers(options.kernel)
-    chosen = ("lint", "unit", "api", "kernel", "cluster") if options.tier == "all" else (options.tier,)
+    chosen = ("lint", "unit", "model", "api", "kernel", "cluster") if options.tier == "all" else (options.tier,)
     return summarize([execute(run) for name in chosen for run in table[name]])
 
 

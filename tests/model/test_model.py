@@ -6,6 +6,8 @@ very code, and is caught by the shortest history that shows why the rule is ther
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from explore import explore
 from mutations import MUTATIONS, Mutation
@@ -67,3 +69,9 @@ def test_without_a_rule_something_is_lost(mutation: Mutation, monkeypatch: pytes
     print(f"{mutation.name}: {found}\n{history}")
     for shown in mutation.shows:
         assert shown in history, f"caught for another reason: {shown!r} is not in\n{history}"
+
+
+def test_each_mutation_stands_beside_its_rule() -> None:
+    """In ``docs/safety.md``: rule, where it is kept, what must be caught."""
+    told = (Path(__file__).parents[2] / "docs" / "safety.md").read_text()
+    assert [mutation.name for mutation in MUTATIONS if mutation.name not in told] == []

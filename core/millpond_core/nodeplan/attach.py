@@ -332,12 +332,16 @@ class Attaching:
         gone = found.state == "Lost" or (bool(found.incarnation) and not self.same_life(leg.id))
         if not gone or leg.node != self.around.node:
             return
-        status = self.kernel.gates.get(self.gate_name(leg.id))
-        if status is not None and status.path_up:
-            # First: a path that leads nowhere has no cache, so it calls a flush done (tests/kernel, test_sever.py).
-            self.steps.append(GateFailPath(name=self.gate_name(leg.id), major_minor=path.major_minor))
+        # First: a path that leads nowhere has no cache, so it calls a flush done (tests/kernel, test_sever.py).
+        self.fail_path(leg.id)
         why = f"leg {leg.id}: {found.why or 'lost'}"
         self.steps.append(SwapDm(name=path.name, table=layout.error_table(self.bytes), why=why))
+
+    def fail_path(self, leg: str, why: str = "") -> None:
+        """Have the leg's gate take its path for down, if there is one that it takes for up."""
+        path, status = self.stack.paths.get(leg), self.kernel.gates.get(self.gate_name(leg))
+        if path is not None and status is not None and status.path_up:
+            self.steps.append(GateFailPath(name=self.gate_name(leg), major_minor=path.major_minor, why=why))
 
     def connect_back(self) -> bool:
         """Only what stands already is taken up again."""

@@ -25,7 +25,7 @@ from millpond_core.nodeplan.steps import (
     Step,
     Stop,
 )
-from millpond_core.nodeplan.view import begun, volume_bytes
+from millpond_core.nodeplan.view import begun
 from millpond_core.observed import DmDevice
 
 _SEVER_SECONDS = 2.0
@@ -149,7 +149,8 @@ def _end(plan: Attaching, *, path: str, said: str) -> None:
     Paths first, reads hold too; then the front; only then are the gates opened, md is answered and the stack goes
     (design 4.2). ``path`` says why a ``{leg}`` is not touched any more, ``said`` what has happened.
     """
-    _fail_paths(plan, path)
+    for leg in sorted(plan.stack.paths):
+        plan.fail_path(leg, path.format(leg=leg))
     front = plan.stack.front
     if front is not None and not front.open_count:
         if front.suspended:
@@ -191,7 +192,7 @@ def _sever(plan: Attaching, front: DmDevice) -> None:
 
 
 def _build_wall(plan: Attaching, front: DmDevice) -> None:
-    wall, array, size = plan.stack.wall, plan.stack.array, volume_bytes(plan.volume)
+    wall, array, size = plan.stack.wall, plan.stack.array, plan.bytes
     if array is None:
         plan.waits.append("the array under the front is not to be seen: nothing is opened")
         return
@@ -206,15 +207,6 @@ def _build_wall(plan: Attaching, front: DmDevice) -> None:
         plan.steps += [GateHold(name=plan.gate_name(leg)) for leg in gates if not plan.holding(leg)]
         why = "reads and writes fail from now on, those that wait are ended"
         plan.steps.append(Sever(name=front.name, table=layout.front_table(wall.major_minor, size), why=why))
-
-
-def _fail_paths(plan: Attaching, why: str) -> None:
-    """Nothing reaches any leg from here any more; ``why`` may name the ``{leg}``."""
-    for leg, path in sorted(plan.stack.paths.items()):
-        status = plan.kernel.gates.get(plan.gate_name(leg))
-        if status is not None and status.path_up:
-            name = plan.gate_name(leg)
-            plan.steps.append(GateFailPath(name=name, major_minor=path.major_minor, why=why.format(leg=leg)))
 
 
 def _opening(plan: Attaching) -> list[Step]:

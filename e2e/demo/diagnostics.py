@@ -8,7 +8,7 @@ from pathlib import Path
 from demo.cluster import KINDS, Cluster
 from demo.errors import DemoError
 from demo.faults import Faults
-from demo.install import NAMESPACE
+from demo.install import NAMESPACE, container_states
 from lab.errors import LabError
 
 KERNEL = """
@@ -53,12 +53,11 @@ def collect(cluster: Cluster, faults: Faults, folder: Path) -> None:
         return
     for pod in pods:
         name = pod["metadata"]["name"]
-        containers = [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
-        for container in (each["name"] for each in containers):
+        for state in container_states(pod):
+            container = state["name"]
             argv = ("logs", "-n", NAMESPACE, name, "-c", container, "--timestamps")
             _save(folder / "logs" / f"{name}-{container}.log", lambda argv=argv: cluster.kubectl(*argv))
-            restarts = [s["restartCount"] for s in pod["status"].get("containerStatuses", ()) if s["name"] == container]
-            if any(restarts):
+            if state["restartCount"]:
                 before = (*argv, "--previous")
                 _save(folder / "logs" / f"{name}-{container}-previous.log", lambda argv=before: cluster.kubectl(*argv))
     for node in (each["metadata"]["name"] for each in nodes):

@@ -119,6 +119,11 @@ def device(node: str, serial: str, **spec: Any) -> Object:
     }
 
 
+def container_states(pod: Object) -> list[Object]:
+    """The status of each of a pod's containers, sidecars (``initContainers``) first."""
+    return [*pod["status"].get("initContainerStatuses", ()), *pod["status"].get("containerStatuses", ())]
+
+
 def _wanted(cluster: Cluster) -> list[tuple[str, int]]:
     found = []
     for each in cluster.items("deployments,daemonsets", "-n", NAMESPACE):
@@ -135,8 +140,7 @@ def _ready(pod: Object) -> bool:
 
 
 def _why(pod: Object) -> str:
-    states = [*pod["status"].get("initContainerStatuses", ()), *pod["status"].get("containerStatuses", ())]
-    for container in states:
+    for container in container_states(pod):
         waiting = container["state"].get("waiting")
         if waiting and waiting.get("reason") != "PodInitializing":
             return f"{pod['metadata']['name']}/{container['name']}: {waiting.get('message') or waiting.get('reason')}"

@@ -34,10 +34,13 @@ def test_every_node_runs_the_driver(cluster: Cluster) -> None:
 
 def test_nothing_restarted(cluster: Cluster) -> None:
     """A process that needs two starts has a fault, even when it ends well."""
-    restarts = {
-        f"{pod['metadata']['name']}/{container['name']}": container["restartCount"]
-        for pod in cluster.items("pods", "-n", install.NAMESPACE)
-        for container in pod["status"]["containerStatuses"]
-        if container["restartCount"]
-    }
-    assert restarts == {}
+    restarts = []
+    for pod in cluster.items("pods", "-n", install.NAMESPACE):
+        name = pod["metadata"]["name"]
+        for state in install.container_states(pod):
+            if state["restartCount"]:
+                last = cluster.kubectl(
+                    "logs", "-n", install.NAMESPACE, name, "-c", state["name"], "--previous", "--tail=15", check=False
+                )
+                restarts.append(f"{name}/{state['name']}: {state['restartCount']}, {state['lastState']}\n{last}")
+    assert not restarts, "\n".join(restarts)

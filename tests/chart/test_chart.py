@@ -99,6 +99,15 @@ def test_every_volume_mount_has_its_volume(objects: list[Object]) -> None:
             assert mounts <= volumes, f"{name}/{container['name']}"
 
 
+def test_the_sidecars_start_when_the_driver_answers(objects: list[Object]) -> None:
+    """They give their first calls little time and exit, which would be a restart for each slow start of ours."""
+    pod = dict(pods(objects))["millpond-controller"]
+    [driver] = pod["initContainers"]
+    assert (driver["name"], driver["restartPolicy"]) == ("csi", "Always")
+    assert driver["startupProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+    assert [each["name"] for each in pod["containers"]] == ["provisioner", "attacher"]
+
+
 def test_only_the_node_is_privileged_and_root(objects: list[Object]) -> None:
     for name, container in containers(objects):
         context = container["securityContext"]

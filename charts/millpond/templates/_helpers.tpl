@@ -37,6 +37,18 @@ imagePullSecrets:
 - {name: LOG_LEVEL, value: {{ .Values.logLevel | quote }}}
 {{- end }}
 
+{{/*
+Who of several sidecars acts. One that could not renew its lease exits, so a slow API server must not be enough for that;
+a lost node takes 40 s to be seen, and by then the lease has run out as well.
+*/}}
+{{- define "millpond.election" -}}
+- --leader-election
+- --leader-election-namespace={{ .Release.Namespace }}
+- --leader-election-lease-duration=40s
+- --leader-election-renew-deadline=30s
+- --leader-election-retry-period=5s
+{{- end }}
+
 {{/* A container that needs nothing of the node. */}}
 {{- define "millpond.confined" -}}
 allowPrivilegeEscalation: false

@@ -22,7 +22,7 @@ demo: generate-stubs ## The main job on a real cluster: a disk is pulled, nothin
 	@$(PY) -m demo --kernel $(KERNEL)
 
 ##@ Test
-.PHONY: test test-unit test-model model test-api test-kernel test-conformance e2e lint
+.PHONY: test test-unit test-model model test-api test-kernel test-conformance e2e faults lint
 test: generate-stubs ## Everything: lint, unit, model, API, kernel 6.1 and 6.12, conformance, e2e; JUnit files in build/
 	@$(TIERS) all
 
@@ -46,6 +46,9 @@ test-conformance: generate-stubs ## csi-sanity against the installed driver
 
 e2e: generate-stubs ## The main job and its faults on a three-node cluster
 	@$(TIERS) e2e
+
+faults: generate-stubs ## Faults drawn from a seed, on real kernels (KERNEL=, SEED=1, COUNT=20)
+	@$(PY) -m faults --kernel $(KERNEL) --seed $(or $(SEED),1) --count $(or $(COUNT),20)
 
 lint: generate-stubs ## ruff, mypy --strict, import contracts, drift of generated files
 	@$(TIERS) lint

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 KERNELS = ("6.1", "6.12")
-UNIT_FOLDERS = ("repo", "core", "adapters", "node", "operator", "csi", "cli", "chart", "lab", "demo")
+UNIT_FOLDERS = ("repo", "core", "adapters", "node", "operator", "csi", "cli", "chart", "lab", "demo", "faults")
 E2E = ("e2e/tests/test_install.py", "e2e/tests/test_bad_input.py", "e2e/tests/test_main_job.py")
 CONFORMANCE = ("tests/conformance/test_interface.py", "tests/conformance/test_sanity_doubles.py")
 

@@ -11,8 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from millpond_adapters import sysfs
-from millpond_adapters.run import run
+from millpond_adapters import rawio, sysfs
 from millpond_core import names
 from millpond_core.errors import Busy, Conflict, DeadlineExceeded, Invalid, MillpondError, NotFound
 from millpond_core.layout import BITMAP_SECTORS, BITMAP_START_SECTORS, bitmap_chunk_bytes
@@ -33,6 +32,7 @@ _SETTLE_SECONDS = 3.0
 FREEZE_SECONDS = 5.0
 RUN_SECONDS = 20.0  # running reads the bitmap through every gate
 STOP_SECONDS = 20.0  # stopping flushes the bitmap through every gate
+_BITMAP_SECONDS = 20.0
 _BITMAP_BYTES = (BITMAP_SECTORS - BITMAP_START_SECTORS) * 512
 
 
@@ -168,9 +168,8 @@ class MdRaid:
         await sysfs.write_all([(md / "sync_speed_min", str(floor)), (md / "sync_speed_max", ceiling)])
 
     async def dirty_chunks(self, leg_device: str) -> Sequence[tuple[int, int]]:
-        argv = ("dd", f"if={leg_device}", "bs=4096", "iflag=direct", "status=none")
-        skip = f"skip={BITMAP_START_SECTORS * 512 // 4096}"
-        bitmap = await run(*argv, skip, f"count={_BITMAP_BYTES // 4096}", seconds=10)
+        # In one request: block by block it took longer than anybody waits, over a slow link.
+        bitmap = await rawio.read(leg_device, BITMAP_START_SECTORS * 512, _BITMAP_BYTES, seconds=_BITMAP_SECONDS)
         if len(bitmap) != _BITMAP_BYTES:
             raise Invalid(f"{leg_device} is too short for a bitmap: {len(bitmap)} bytes of {_BITMAP_BYTES}")
         return runs_of_bits(bitmap)

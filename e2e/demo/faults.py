@@ -9,8 +9,16 @@ from demo.install import NAMESPACE
 from lab.cluster import Cluster
 
 
-class Faults(Protocol):
-    """Faults, and a look below Kubernetes. Nodes by name, disks by serial number."""
+class Shell(Protocol):
+    """A look below Kubernetes. Nodes by name."""
+
+    def run(self, node: str, *argv: str, seconds: float = 60, check: bool = True) -> str:
+        """Standard output of a command as root on the node."""
+        ...
+
+
+class Faults(Shell, Protocol):
+    """Faults as well. Disks by serial number."""
 
     def unplug(self, node: str, serial: str) -> None:
         """Pull a disk; returns when the machine has lost it. What is on it stays."""
@@ -38,10 +46,6 @@ class Faults(Protocol):
 
     def power_on(self, node: str) -> None:
         """Switch it on again, with its disks; returns when it runs commands."""
-        ...
-
-    def run(self, node: str, *argv: str, seconds: float = 60, check: bool = True) -> str:
-        """Standard output of a command as root on the node."""
         ...
 
     def image(self, node: str, serial: str) -> Path:

@@ -45,10 +45,16 @@ class Victim:
 
 
 class MainJob:
-    """One run. A context manager: the watch that tells the story runs inside it."""
+    """One run. A context manager: the watch that tells the story runs inside it.
 
-    def __init__(self, cluster: Cluster, faults: Faults, workload: Workload, story: Story, report: Report) -> None:
+    A lost leg is replaced after ``grace`` seconds.
+    """
+
+    def __init__(
+        self, cluster: Cluster, faults: Faults, workload: Workload, story: Story, report: Report, *, grace: int = 5
+    ) -> None:
         self.cluster, self.faults, self.workload, self.story, self.report = cluster, faults, workload, story, report
+        self.grace = grace
         self.volume = ""
         self._watching = ExitStack()
 
@@ -74,7 +80,7 @@ class MainJob:
         """Claim, pod, first records."""
         work = self.workload
         with self.story.phase("claim", f"A pod claims {work.size}, in two copies on different nodes"):
-            self.cluster.apply(storage_class(work.storage_class), *work.claim_objects())
+            self.cluster.apply(storage_class(work.storage_class, grace=self.grace), *work.claim_objects())
             began = time.monotonic()
             work.write()
             self.volume = work.volume()

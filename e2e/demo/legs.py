@@ -57,7 +57,7 @@ class Difference:
 def compare(one: Sequence[Run], other: Sequence[Run], volume_bytes: int) -> tuple[int, list[Difference]]:
     """Bytes of the volume that were compared, and the stretches (of up to 1 MiB) that differ."""
     differences = []
-    with _Reader(one) as left, _Reader(other) as right:
+    with Reader(one) as left, Reader(other) as right:
         for start in range(0, volume_bytes, STEP):
             size = min(STEP, volume_bytes - start)
             ours, theirs = left.read(BITMAP_BYTES + start, size), right.read(BITMAP_BYTES + start, size)
@@ -68,14 +68,14 @@ def compare(one: Sequence[Run], other: Sequence[Run], volume_bytes: int) -> tupl
     return volume_bytes, differences
 
 
-class _Reader:
+class Reader:
     """Reads a leg through its runs."""
 
     def __init__(self, pieces: Sequence[Run]) -> None:
         self._runs = pieces
         self._files: dict[Path, BinaryIO] = {}
 
-    def __enter__(self) -> _Reader:
+    def __enter__(self) -> Reader:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from demo.cluster import Cluster, Object
-from demo.faults import Faults
+from demo.faults import Shell
 from millpond_core import names
 from millpond_core.layout import (
     BITMAP_SECTORS,
@@ -68,13 +68,13 @@ print(json.dumps(found))
 Kernel = Mapping[str, Any]
 
 
-def look(faults: Faults, node: str) -> Kernel:
+def look(faults: Shell, node: str) -> Kernel:
     """What a node's kernel has of ours."""
     kernel: Kernel = json.loads(faults.run(node, "python3", "-c", LOOK))
     return kernel
 
 
-def discrepancies(cluster: Cluster, faults: Faults, volume: Object) -> list[str]:
+def discrepancies(cluster: Cluster, faults: Shell, volume: Object) -> list[str]:
     """Everything in which the nodes' kernels are not what the volume's mapping says; empty: they agree."""
     devices = {each["metadata"]["name"]: each for each in cluster.items("storagedevices")}
     kernels = {node["metadata"]["name"]: look(faults, node["metadata"]["name"]) for node in cluster.items("nodes")}

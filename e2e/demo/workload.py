@@ -105,6 +105,17 @@ class Workload:
         command += ["--rate", str(self.rate), "--records", str(self.records)]
         self.cluster.apply(self.pod(name, command, node))
 
+    def bystander(self, name: str, node: str) -> None:
+        """Start a pod that writes the same into a folder of that node: what its cores alone cost a writer."""
+        command = ["python3", "/program/writer.py", "write", "/acks/records", "--acks", "/acks"]
+        command += ["--rate", str(self.rate), "--records", str(self.records)]
+        pod = self.pod(name, command, node)
+        (container,) = pod["spec"]["containers"]
+        for listed in (pod["spec"]["volumes"], container["volumeMounts"]):
+            listed[:] = [each for each in listed if each["name"] != "data"]
+        container.pop("volumeDevices", None)
+        self.cluster.apply(pod)
+
     def idle(self, name: str, node: str = "") -> None:
         """Start a pod that only has the volume."""
         self.cluster.apply(self.pod(name, ["sleep", "infinity"], node))

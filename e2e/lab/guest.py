@@ -1,6 +1,7 @@
-"""One guest without Kubernetes, for the kernel tier: a stock Debian kernel, NVMe disks, the work tree at ``/repo``.
+"""A guest without Kubernetes: a stock Debian kernel, NVMe disks, the work tree at ``/repo``.
 
-Tests run inside it as root. It ends with the process that started it, and leaves nothing behind.
+The kernel tier's tests run inside one, as root; the fault suite has three of them on a LAN. It ends with the process
+that started it, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import os
 import shutil
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lab import cache, debian, kernels, paths, processes, seed, wheels
 from lab.command import isolated, run, tail
 from lab.errors import LabError
+from lab.noderecord import address
 from lab.progress import step
 from lab.qemu import Disk, Machine, Spec, new_agent
 
@@ -26,56 +28,92 @@ SOURCE_ROOTS = ("core", "adapters", "statemanager", "csidriver", "operator", "cl
 
 
 class Guest:
-    """A running guest; use it as a context manager.
+    """A guest; as a context manager it runs inside the block.
 
-    ``disks`` NVMe disks of ``disk_mib`` MiB with serials ``guest-disk1`` and on; ``mib`` of memory.
+    ``disks`` NVMe disks of ``disk_mib`` MiB with serials ``<name>-disk1`` and on; ``mib`` of memory. ``files`` go over
+    its root. Guests that share a ``lan`` (``group:port``) reach each other there by ``number``
+    (:func:`lab.noderecord.address`).
     """
 
     def __init__(
-        self, *, kernel: str = kernels.DEFAULT, disks: int = 4, disk_mib: int = 1024, mib: int = 1536, cpus: int = 2
+        self,
+        *,
+        kernel: str = kernels.DEFAULT,
+        name: str = "guest",
+        disks: int = 4,
+        disk_mib: int = 1024,
+        mib: int = 1536,
+        cpus: int = 2,
+        lan: str = "",
+        number: int = 1,
+        files: Mapping[str, bytes | str] | None = None,
     ) -> None:
         self.kernel = kernels.check(kernel)
+        self.name = name
+        self.address = address(number)
         self.folder = paths.cache() / "labs" / f".guest-{os.getpid()}-{os.urandom(3).hex()}"
-        self.disks = [Disk(f"disk{n}", f"guest-disk{n}", disk_mib) for n in range(1, disks + 1)]
-        self.agent = new_agent("the guest")
-        self.machine = Machine(self.folder, "the guest", self.agent)
-        self._mib = mib
-        self._cpus = cpus
+        self.disks = [Disk(f"disk{n}", f"{name}-disk{n}", disk_mib) for n in range(1, disks + 1)]
+        self.agent = new_agent(name if lan else "the guest")
+        self.machine = Machine(self.folder, self.agent.name, self.agent)
+        self._files = dict(files or {})
+        self._spec = Spec(
+            name=self.folder.name.lstrip("."),
+            boot=debian.root() / self.kernel,
+            root=debian.disk(),
+            seed=self.folder / "seed.tar",
+            init="/usr/local/sbin/guest-init",
+            disks=self.disks,
+            read_only=[python_library()],
+            lan=lan,
+            number=number,
+            mib=mib,
+            cpus=cpus,
+            with_us=True,
+            own_monitor=not lan,
+        )
 
     def __enter__(self) -> Guest:
-        root, boot, library = debian.disk(), debian.root() / self.kernel, python_library()
         sweep()
-        self.folder.mkdir(parents=True)
-        processes.record_self(self.folder)
         try:
-            files = seed.agent_files("guest", self.agent.token)
-            files["usr/local/sbin/guest-init"] = (paths.GUEST_FILES / "guest-init").read_bytes()
-            seed.write(self.folder / "seed.tar", files, [("repo", paths.REPOSITORY)])
-            spec = Spec(
-                name=self.folder.name.lstrip("."),
-                boot=boot,
-                root=root,
-                seed=self.folder / "seed.tar",
-                init="/usr/local/sbin/guest-init",
-                disks=self.disks,
-                read_only=[library],
-                mib=self._mib,
-                cpus=self._cpus,
-                with_us=True,
-                own_monitor=True,
-            )
             with step(f"Booting a guest with kernel {self.kernel}", usually=20):
-                self.machine.create(spec)
-                self.machine.start(spec)
-                self.agent.wait(seconds=BOOT_SECONDS, alive=self.machine.alive)
-        except LabError as error:
-            error_with_console = LabError(f"{error}\nlast words of its console:\n{tail(self.machine.console)}")
-            self.close()
-            raise error_with_console from error
+                self.create()
+                self.power_on()
         except BaseException:
             self.close()
             raise
         return self
+
+    def create(self) -> None:
+        """Make its folder, its disks and its seed."""
+        self.folder.mkdir(parents=True)
+        processes.record_self(self.folder)
+        files = seed.agent_files(self.name, self.agent.token) | self._files
+        files["etc/lab/address"] = self.address + "\n"
+        files["usr/local/sbin/guest-init"] = (paths.GUEST_FILES / "guest-init").read_bytes()
+        seed.write(self._spec.seed, files, [("repo", paths.REPOSITORY)])
+        self.machine.create(self._spec)
+
+    def power_on(self) -> None:
+        """Switch it on; returns when it runs commands."""
+        self.start()
+        self.wait()
+
+    def start(self) -> None:
+        """Switch it on. It ends with the thread that calls this, the process's first one for choice."""
+        self.machine.start(self._spec)
+
+    def wait(self) -> None:
+        """Until it runs commands. LabError with its console's last words when it does not."""
+        try:
+            self.agent.wait(seconds=BOOT_SECONDS, alive=self.machine.alive)
+        except LabError as error:
+            raise LabError(f"{error}\nlast words of its console:\n{tail(self.machine.console)}") from error
+
+    def environment(self) -> dict[str, str]:
+        """In which the work tree's programs run there."""
+        library = ":".join([*(f"/repo/{root}" for root in SOURCE_ROOTS), LIBRARY])
+        env = {"PYTHONPATH": library, "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8", "HOME": "/root"}
+        return env | {"MILLPOND_GUEST": self.kernel, "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis"}
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -100,9 +138,7 @@ def run_in_guest(guest: Guest, argv: Sequence[str], *, seconds: float, out: Path
 
     Returns the exit status; 124 after ``seconds``.
     """
-    library = ":".join([*(f"/repo/{root}" for root in SOURCE_ROOTS), LIBRARY])
-    env = {"PYTHONPATH": library, "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8", "HOME": "/root"}
-    env |= {"MILLPOND_GUEST": guest.kernel, "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis"}
+    env = guest.environment()
     try:
         code = guest.agent.run(
             argv, seconds=seconds, env=env, cwd="/repo", stdout=_stdout, stderr=_stderr, check=False

@@ -141,6 +141,22 @@ class Machine:
         with self.monitor() as monitor:
             monitor.command("set_link", {"name": nic, "up": up})
 
+    def pause(self) -> None:
+        """Stop the machine's time: nothing in it runs, its links and its peers' connections stand."""
+        with self.monitor() as monitor:
+            monitor.command("stop")
+
+    def resume(self) -> None:
+        """Undo :meth:`pause`."""
+        with self.monitor() as monitor:
+            monitor.command("cont")
+
+    def throttle(self, disk: Disk, iops: int) -> None:
+        """Let the disk do at most so many operations a second; 0: as many as it can."""
+        limits = {"path": f"/objects/throttle-{disk.name}", "property": "limits", "value": {"iops-total": iops}}
+        with self.monitor() as monitor:
+            monitor.command("qom-set", limits)
+
     def data(self, disk: Disk) -> Path:
         """The disk's raw file on the host; holds what the guest has written and flushed."""
         return self.folder / f"{disk.name}.img"
@@ -165,7 +181,10 @@ class Machine:
         for _, overlay in self._overlays(spec):
             argv += _virtio_disk(overlay.removesuffix(".qcow2"), self.folder / overlay, "qcow2")
         for index, disk in enumerate(spec.disks, start=1):
-            argv += ["-blockdev", _blockdev(f"{disk.name}-data", self.folder / f"{disk.name}.img", "raw")]
+            argv += ["-object", f"throttle-group,id=throttle-{disk.name}"]
+            argv += ["-blockdev", _blockdev(f"{disk.name}-raw", self.folder / f"{disk.name}.img", "raw")]
+            throttle = f"driver=throttle,node-name={disk.name}-data,throttle-group=throttle-{disk.name}"
+            argv += ["-blockdev", f"{throttle},file={disk.name}-raw"]
             argv += ["-device", f"pcie-root-port,id=port-{disk.name},chassis={index},slot={index}"]
             if self.plugged(disk):
                 device = qmp.nvme_device(disk.name, disk.serial)

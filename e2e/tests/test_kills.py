@@ -1,5 +1,7 @@
 """Ten rounds of killing every process of ours while a pod writes: no record lost, no pause longer than without.
 
+Bystanders, pods that write to folders of their nodes, tell pauses of ours from those of a node whose cores are taken.
+
 ``ROUNDS`` in the environment makes it fewer, where a round takes minutes.
 """
 
@@ -48,7 +50,13 @@ def test_ten_rounds(cluster: Cluster, faults: Faults, workload: MakeWorkload) ->
     work.write()
     volume = work.volume()
     work.running()
-    cluster.wait(lambda: "" if work.count() > 100 else "too few", "the pod writes", seconds=400)
+    status = cluster.get("vvol", volume)["status"]
+    nodes = sorted({status["attachment"]["node"], *(leg["node"] for leg in status["mapping"]["legs"])})
+    for node in nodes:
+        work.bystander(f"bystander-{node}", node)
+    for name in ("writer", *(f"bystander-{node}" for node in nodes)):
+        work.running(name)
+        cluster.wait(lambda name=name: "" if work.count(name) > 100 else "too few", f"{name} writes", seconds=400)
     quiet_from = time.time_ns()
     time.sleep(QUIET_SECONDS)
     quiet_until = time.time_ns()
@@ -61,12 +69,17 @@ def test_ten_rounds(cluster: Cluster, faults: Faults, workload: MakeWorkload) ->
     acks, text = work.acks()
     without = acks.longest_gap_ms(quiet_from, quiet_until)
     during = acks.longest_gap_ms(quiet_until)
-    story.say(f"longest pause between two acknowledgements: {without:.0f} ms without, {during:.0f} ms with the kills")
+    beside = {node: work.acks(f"bystander-{node}")[0].longest_gap_ms(quiet_until) for node in nodes}
+    said = f"{during:.0f} ms with the kills, {without:.0f} ms without; beside Millpond, with the kills: " + ", ".join(
+        f"{gap:.0f} ms on {node}" for node, gap in beside.items()
+    )
+    story.say(f"longest pause between two acknowledgements: {said}")
     verdict = work.verify("writer", text)
     assert (verdict["checked"], verdict["lost"], verdict["wrong"]) == (len(acks.digests), 0, 0), verdict
     assert acks.errors == 0
-    # Starting five Python processes under emulation takes the cores away from the writer too: hence the second term.
-    assert during <= 3 * without + 1000, f"{during:.0f} ms, without kills {without:.0f} ms"
+    # Starting a dozen processes takes the cores from every writer: a bystander's pause shows what that alone costs on
+    # its node. A record needs the cores of each of them in turn.
+    assert during <= without + sum(beside.values()), said
     found = cluster.get("vvol", volume)
     assert [leg["state"] for leg in found["status"]["mapping"]["legs"]] == ["InSync", "InSync"]
     assert found["status"]["mapping"]["generation"] == 1

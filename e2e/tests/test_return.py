@@ -11,16 +11,14 @@ from demo.reality import discrepancies
 from demo.report import Report
 from demo.session import MakeWorkload
 from demo.story import Story
-from demo.workload import storage_class
 
 pytestmark = [pytest.mark.timeout(2400), pytest.mark.usefixtures("all_disks")]
 
 
 def test_a_disk_pulled_and_put_back_catches_up(cluster: Cluster, faults: Faults, workload: MakeWorkload) -> None:
-    cluster.apply(storage_class("patient", grace=600))
     work = workload(storage_class="patient")
     story, report = Story(), Report()
-    with MainJob(cluster, faults, work, story, report) as job:
+    with MainJob(cluster, faults, work, story, report, grace=600) as job:
         job.write_something()
         remote, _ = job.victims()
         pulled = job.pull(remote)

@@ -130,6 +130,8 @@ class Volumes:
         self._writer, self.herald, self.still = writer, herald, still
         self._executor = Executor(ports, devices, silence)
         self.store = RunDir(config.run_dir / "volumes")
+        self.reports = RunDir(config.run_dir / "reports")
+        """What is reported, for whoever looks on the node itself while the API server is away."""
         self.work = Work("volume", self._reconcile)
         self.volumes: dict[str, Volume] = {}
         self.host_nqn = ""
@@ -186,6 +188,7 @@ class Volumes:
             return
         del self.volumes[name]
         self.store.forget(known.volume.spec.uuid)
+        self.reports.forget(name)
 
     def devices_changed(self, changed: set[str]) -> None:
         """Ask for every volume with a leg on one of these devices."""
@@ -380,6 +383,7 @@ class Volumes:
             known.progress_at = self._ports.clock.boottime()
             self.work.later(known.name, self._config.progress_seconds)
         known.reported = report
+        self.reports.save(known.name, report)
         self._writer.write(VirtualVolume, known.name, {"nodes": [msgspec.to_builtins(report)]})
 
     def _bad_news(self, known: Volume) -> bool:

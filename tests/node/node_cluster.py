@@ -25,6 +25,7 @@ from millpond_core.model import (
     StorageDevice,
 )
 from millpond_core.model.storagedevice import Identity, StorageDeviceSpec
+from millpond_core.model.virtualvolume import NodeReport
 from millpond_core.nodeplan.view import Memory
 from millpond_core.testing.kube import MemoryKube
 from millpond_core.testing.world import Disk, Machine, World, Write
@@ -200,6 +201,11 @@ class Cluster(ByHand):
         """What the node's state manager, dead or alive, has remembered of a volume."""
         folder = self.folder / node / self.machine(node).boot_id / "volumes"
         return RunDir(folder).load(uuid, Memory) or Memory()
+
+    def shown(self, node: str, name: str) -> NodeReport:
+        """What the node shows of a volume to whoever is logged in there."""
+        folder = self.folder / node / self.machine(node).boot_id / "reports"
+        return RunDir(folder).load(name, NodeReport) or NodeReport(node=node)
 
     def boot_id(self, node: str) -> str:
         return self.machine(node).boot_id

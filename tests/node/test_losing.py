@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import msgspec
@@ -196,7 +195,9 @@ async def test_an_outage_of_the_api_server_holds_writes_and_loses_none(tmp_path:
             write = cluster.write("n1", "v", 7, 77)
             await cluster.pass_time(20)
             assert not write.done, "no record, no degrade"
-            await asyncio.sleep(0)
+            shown = cluster.shown("n1", "v")
+            assert [bool(path.holding_since) for path in shown.paths] == [False, True], "on the node it is seen"
+            assert "API server" in shown.message, shown.message
         await cluster.until(lambda: write.done, seconds=30)
         assert cluster.states("v") == {"a": "InSync", "b": "Stale"}
 

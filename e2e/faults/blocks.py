@@ -1,0 +1,86 @@
+"""Writes checksummed blocks to random places of a raw device, over and over; runs in a guest, on the standard library.
+
+    blocks.py DEVICE VOLUME BLOCKS --first SEQUENCE --threads N --rate R
+
+Each block of 4096 bytes says which volume, which block and which sequence number it is. One line to standard output
+before a write is begun (``W block sequence``), one when it has been acknowledged, with FUA (``A block sequence``), or
+answered with an error (``E block sequence errno``). Numbers rise with time for each block, as one thread has it.
+SIGTERM ends it once no write is in flight.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import mmap
+import os
+import random
+import signal
+import struct
+import threading
+import time
+
+BLOCK = 4096
+MAGIC = b"millpond"
+HEAD = struct.Struct(">8s16sQQ")
+
+
+def make(volume: bytes, block: int, sequence: int) -> bytes:
+    """The content of a block; 16 bytes of ``volume``."""
+    body = HEAD.pack(MAGIC, volume, block, sequence)
+    body += os.urandom(BLOCK - len(body) - 32)
+    return body + hashlib.sha256(body).digest()
+
+
+def read(volume: bytes, block: int, content: bytes) -> int | None:
+    """The sequence number of a block, 0 for one never written; None: it is not what any write of ours left there."""
+    if not any(content):
+        return 0
+    magic, whose, number, sequence = HEAD.unpack_from(content)
+    whole = hashlib.sha256(content[:-32]).digest() == content[-32:]
+    return sequence if whole and (magic, whose, number) == (MAGIC, volume, block) else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("device")
+    parser.add_argument("volume", type=bytes.fromhex)
+    parser.add_argument("blocks", type=int)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=60)
+    given = parser.parse_args()
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    threads = [threading.Thread(target=write, args=(given, own, ended)) for own in range(given.threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():  # a signal is handled between two waits
+            thread.join(0.2)
+
+
+def write(given: argparse.Namespace, own: int, ended: threading.Event) -> None:
+    device = os.open(given.device, os.O_RDWR | os.O_DIRECT | os.O_DSYNC)
+    buffer = mmap.mmap(-1, BLOCK)
+    sequence, chance = given.first + own, random.Random()
+    while not ended.is_set():
+        block = chance.randrange(given.blocks // given.threads) * given.threads + own
+        buffer[:] = make(given.volume, block, sequence)
+        say(f"W {block} {sequence}")
+        try:
+            os.pwrite(device, buffer, block * BLOCK)
+            say(f"A {block} {sequence}")
+        except OSError as error:
+            say(f"E {block} {sequence} {error.errno}")
+            time.sleep(0.2)
+        sequence += given.threads
+        ended.wait(given.threads / given.rate)
+
+
+def say(line: str) -> None:
+    os.write(1, line.encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Three storage nodes in guests, a control plane, and the operator: all of Millpond but what needs a kubelet.
+
+State manager and watchdog run in the guests from the work tree, and are started anew when they end, as a kubelet would;
+the operator is a process of the host. What kube-controller-manager says of a silent kubelet is said here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from demo.cluster import GROUP, KINDS, Cluster
+from demo.diagnostics import KERNEL
+from demo.install import NAMESPACE, device
+from lab import components, paths, processes
+from lab.api import wait_for
+from lab.controlplane import HOST_FROM_GUESTS, ControlPlane
+from lab.errors import LabError
+from lab.guest import SOURCE_ROOTS, Guest
+from lab.pki import Identity
+from lab.ports import free_udp_port
+from lab.progress import step
+from lab.qemu import Disk
+
+Object = dict[str, Any]
+
+NAMES = ("n1", "n2", "n3")
+DISKS = ("disk1", "disk2")
+DISK_MIB = 256
+MEMORY_MIB = 768
+KUBELET_SECONDS = 20.0
+"""After so long a node that does not run is not Ready; kube-controller-manager waits 50 s."""
+PROGRAMS = {"state-manager": "millpond_node.main", "watchdog": "millpond_node.watchdog"}
+
+# Started by the agent, and goes on when the agent's command has ended.
+_START = """
+mkdir -p /run/millpond /out
+cd /repo
+setsid sh -c 'while :; do python3 -m "$1" >>"/out/$0.log" 2>&1; sleep 1; done' "$1" "$2" </dev/null >/dev/null 2>&1 &
+"""
+
+
+class Field:
+    """As a context manager it is up inside the block, with every disk taken in, and gone after it."""
+
+    def __init__(self, kernel: str) -> None:
+        self.kernel = kernel
+        self.plane = ControlPlane()
+        self.nodes: dict[str, Guest] = {}
+        self.operators: dict[str, processes.Recorded] = {}
+        self._lan = f"230.{os.urandom(1)[0]}.{os.urandom(1)[0]}.1:{free_udp_port()}"
+        self._silent: dict[str, float] = {}
+        """Node → since when its kubelet would not be heard."""
+        self._ended = threading.Event()
+        self._kubelets = threading.Thread(target=self._say_who_is_ready, daemon=True)
+
+    def __enter__(self) -> Field:
+        self.plane.__enter__()
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for guest in self.nodes.values():
+            guest.close()
+        self.plane.__exit__()  # ends what it holds the records of: the operators too
+
+    def _begin(self) -> None:
+        self.cluster = Cluster(self.plane.kubeconfig, components.ensure("kubectl"))
+        self.api = self.plane.api
+        self.cluster.kubectl("apply", "-f", str(paths.REPOSITORY / "crds"))
+        self.cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        self.cluster.kubectl("create", "namespace", NAMESPACE)
+        server = f"https://{HOST_FROM_GUESTS}:{self.plane.port}"
+        folder = self.plane.folder
+        admin = Identity(folder / "admin.crt", folder / "admin.key")
+        kubeconfig = self.plane.authority.kubeconfig("node", admin, server).read_bytes()
+        for number, name in enumerate(NAMES, start=1):
+            self.nodes[name] = Guest(
+                kernel=self.kernel,
+                name=name,
+                disks=len(DISKS),
+                disk_mib=DISK_MIB,
+                mib=MEMORY_MIB,
+                lan=self._lan,
+                number=number,
+                files={"etc/kubernetes/kubeconfig": kubeconfig},
+            )
+            self.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+            self._ready(name, "True")
+        with step(f"Booting {len(NAMES)} storage nodes with kernel {self.kernel}", usually=60):
+            for guest in self.nodes.values():
+                guest.create()
+                guest.start()
+            for guest in self.nodes.values():
+                guest.wait()
+        self._kubelets.start()
+        self.start_operator()
+        with step("Starting the state managers", usually=60):
+            for name in NAMES:
+                self.start(name)
+            self.cluster.apply(*(device(node, f"{node}-{disk}") for node in NAMES for disk in DISKS))
+            wait_for(self._all_online, "every disk is taken in", seconds=300, every=1)
+
+    def _all_online(self) -> bool:
+        found = self.items("storagedevices")
+        return len(found) == len(NAMES) * len(DISKS) and all(d["status"].get("phase") == "Online" for d in found)
+
+    # --- objects ---
+
+    def get(self, plural: str, name: str) -> Object:
+        found: Object = self.api.request("GET", f"{GROUP}/{plural}/{name}", missing={})
+        return found
+
+    def items(self, plural: str) -> list[Object]:
+        found: list[Object] = self.api.request("GET", f"{GROUP}/{plural}")["items"]
+        return [{"status": {}, **each} for each in found]
+
+    def merge(self, plural: str, name: str, body: Object) -> None:
+        """A merge patch, made until the API server takes it."""
+        path = f"{GROUP}/{plural}/{name}"
+        wait_for(lambda: bool(self.api.merge(path, body)), f"{plural}/{name} takes {body}", seconds=90)
+
+    # --- nodes: ``demo.faults.Faults`` but for what needs a kubelet ---
+
+    def run(self, node: str, *argv: str, seconds: float = 60, check: bool = True) -> str:
+        """Standard output of a command as root on the node."""
+        guest = self.nodes[node]
+        return guest.agent.run(argv, seconds=seconds, check=check, env=guest.environment()).stdout
+
+    def start(self, node: str) -> None:
+        """Start its state manager and watchdog."""
+        guest = self.nodes[node]
+        env = guest.environment() | {
+            "NODE_NAME": node,
+            "NODE_IP": guest.address,
+            "POD_NAMESPACE": NAMESPACE,
+            "KUBECONFIG": "/etc/kubernetes/kubeconfig",
+        }
+        for name, module in PROGRAMS.items():
+            guest.agent.run(["sh", "-c", _START, "start", name, module], env=env)
+
+    def signal_program(self, node: str, program: str, number: signal.Signals) -> None:
+        """A signal to its ``state-manager`` or ``watchdog``."""
+        self.run(node, "pkill", f"-{number.value}", "-f", f"^python3 -m {PROGRAMS[program]}", check=False)
+
+    def disk(self, node: str, disk: str) -> Disk:
+        return next(each for each in self.nodes[node].disks if disk in (each.name, each.serial))
+
+    def unplug(self, node: str, disk: str) -> None:
+        self.nodes[node].machine.unplug(self.disk(node, disk))
+
+    def plug(self, node: str, disk: str) -> None:
+        machine, found = self.nodes[node].machine, self.disk(node, disk)
+        if not machine.plugged(found):
+            machine.plug(found)
+
+    def power_off(self, *nodes: str) -> None:
+        """Cut their power."""
+        for node in nodes:
+            self.nodes[node].machine.power_off()
+            self._silent.setdefault(node, time.monotonic())
+
+    def power_on(self, *nodes: str, late: float = 0.0) -> None:
+        """Switch on those that are off; their state managers begin ``late`` seconds after they run."""
+        off = [node for node in nodes if not self.nodes[node].machine.alive()]
+        for node in off:
+            self.nodes[node].start()
+        for node in off:
+            self.nodes[node].wait()
+        time.sleep(late)
+        for node in off:
+            self.start(node)
+        for node in nodes:
+            self._silent.pop(node, None)
+
+    def throttle(self, node: str, disk: str, iops: int) -> None:
+        """Let a disk do at most so many operations a second; 0: as many as it can."""
+        self.nodes[node].machine.throttle(self.disk(node, disk), iops)
+
+    def pause(self, node: str) -> None:
+        self.nodes[node].machine.pause()
+        self._silent.setdefault(node, time.monotonic())
+
+    def resume(self, node: str) -> None:
+        self.nodes[node].machine.resume()
+        self._silent.pop(node, None)
+
+    def link(self, node: str, *, lan: bool | None = None, wan: bool | None = None) -> None:
+        """Cut or restore its links: to the other nodes, to the API server."""
+        machine = self.nodes[node].machine
+        if lan is not None:
+            machine.set_link("nic-lan", up=lan)
+        if wan is not None:
+            machine.set_link("nic-wan", up=wan)
+            if wan:
+                self._silent.pop(node, None)
+            else:
+                self._silent.setdefault(node, time.monotonic())
+
+    def image(self, node: str, disk: str) -> Path:
+        """The bytes of a disk."""
+        return self.nodes[node].machine.data(self.disk(node, disk))
+
+    # --- the control plane ---
+
+    def start_operator(self, name: str = "operator") -> None:
+        """Start the operator, or a second one."""
+        env = {
+            "PYTHONPATH": os.pathsep.join(str(paths.REPOSITORY / root) for root in SOURCE_ROOTS),
+            "KUBECONFIG": str(self.plane.kubeconfig),
+            "POD_NAMESPACE": NAMESPACE,
+            "POD_NAME": name,
+            "HEALTH_PORT": "0",
+            "FAILOVER": "Pods",
+        }
+        argv: list[str | Path] = [sys.executable, "-m", "millpond_operator.main"]
+        self.operators[name] = processes.start(argv, self.plane.folder, name, env=env, with_us=True)
+
+    def end_operator(self, name: str = "operator") -> None:
+        """SIGKILL."""
+        if name in self.operators:
+            self.operators.pop(name).end(grace=0)
+
+    def signal_process(self, name: str, number: signal.Signals) -> None:
+        """A signal to a process of the control plane: ``etcd``, ``kube-apiserver``, ``operator``."""
+        found = next((each for each in processes.below(self.plane.folder) if each.name == name), None)
+        if found is not None and found.alive():
+            os.kill(found.pid, number)
+
+    def _say_who_is_ready(self) -> None:
+        said = dict.fromkeys(NAMES, "True")
+        while not self._ended.wait(1.0):
+            for name in NAMES:
+                since = self._silent.get(name)
+                now = "Unknown" if since is not None and time.monotonic() > since + KUBELET_SECONDS else "True"
+                if said[name] != now:
+                    with suppress(LabError):
+                        self._ready(name, now)
+                        said[name] = now
+
+    def _ready(self, node: str, status: str) -> None:
+        ready = {"type": "Ready", "status": status, "reason": "Field", "message": "as the fault suite says"}
+        self.api.merge(f"/api/v1/nodes/{node}/status", {"status": {"conditions": [ready]}})
+
+    # --- after a failure ---
+
+    def collect(self, folder: Path) -> None:
+        """Objects, logs and each node's kernel, in files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for plural in KINDS:
+            self._save(folder / f"{plural}.yaml", partial(self.cluster.kubectl, "get", plural, "-o", "yaml"))
+        self._save(folder / "events.txt", partial(self.cluster.kubectl, "get", "events", "-A"))
+        for log in self.plane.folder.glob("operator*.log"):
+            self._save(folder / log.name, log.read_text)
+        for node in self.nodes:
+            for program in PROGRAMS:
+                self._save(folder / f"{node}-{program}.log", partial(self.run, node, "cat", f"/out/{program}.log"))
+            look = partial(self.run, node, "sh", "-c", KERNEL, seconds=180, check=False)
+            self._save(folder / f"{node}-kernel.txt", look)
+
+    def _save(self, path: Path, text: Callable[[], str]) -> None:
+        try:
+            path.write_text(text())
+        except Exception as error:  # what cannot be had says why in its file
+            path.write_text(f"not to be had: {error}\n")

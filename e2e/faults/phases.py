@@ -1,0 +1,135 @@
+"""What is going on when a fault strikes.
+
+A phase brings the volume there and returns; the fault strikes at once. What it has broken itself is undone by
+``after``, when the fault is undone as well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from faults.field import DISKS, NAMES
+from faults.volume import DONE, Volume
+
+SOON_SECONDS = 120.0
+RATE_KIB = 1024
+"""Of a rebuild that a fault is to meet half-way: the volume takes a quarter of a minute."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``begin`` gets the volume, whole and attached, its pod writing, and the node that the fault will strike."""
+
+    name: str
+    begin: Callable[[Volume, str], object]
+    after: Callable[[Volume], object] = lambda _: None
+    """Undo what the phase did; must work twice."""
+    ends_pods: bool = False
+    """Whether a pod may end by this and any fault: none ran, or there is one good copy that the fault may strike."""
+
+
+def _idle(volume: Volume, _: str) -> None:
+    volume.end()
+
+
+def _victim(volume: Volume, struck: str) -> tuple[str, str]:
+    """Node and device of a leg that the fault does not strike, so that the phase is what it is called."""
+    legs = sorted(volume.legs("InSync"), key=lambda leg: leg["node"] == struck)
+    return legs[0]["node"], legs[0]["extents"][0]["device"]
+
+
+def _lose(volume: Volume, struck: str, *, grace: int) -> None:
+    volume.field.merge("virtualvolumes", volume.name, {"spec": {"onFailure": {"gracePeriodSeconds": grace}}})
+    node, device = _victim(volume, struck)
+    volume.field.unplug(node, device)
+
+
+def _degraded(volume: Volume, struck: str) -> None:
+    _lose(volume, struck, grace=600)
+    volume.wait(lambda: "" if volume.legs("Stale") else "no leg is Stale", "the loss is recorded", seconds=SOON_SECONDS)
+
+
+def _quiescing(phase: str) -> Callable[[Volume, str], object]:
+    """A spare takes the place of a lost leg; the fault strikes when the Quiescence has come to ``phase`` or beyond."""
+    order = ("", "Pending", "Instructed", "Draining", "Quiesced", "Reconfigured", "Expired", *DONE)
+
+    def begin(volume: Volume, struck: str) -> None:
+        before = {q["metadata"]["name"] for q in volume.field.items("quiescences")}
+        _lose(volume, struck, grace=0)
+
+        def missing() -> str:
+            new = [q for q in volume.field.items("quiescences") if q["metadata"]["name"] not in before]
+            phases = [q["status"].get("phase", "") for q in new]
+            return "" if any(order.index(each) >= order.index(phase) for each in phases) else f"quiescences: {phases}"
+
+        volume.wait(missing, f"a quiescence is {phase}", seconds=SOON_SECONDS)
+
+    return begin
+
+
+def _rebuilding(part: float) -> Callable[[Volume, str], object]:
+    def begin(volume: Volume, struck: str) -> None:
+        volume.field.merge("virtualvolumes", volume.name, {"spec": {"rebuild": {"maxRate": RATE_KIB}}})
+        _lose(volume, struck, grace=0)
+        volume.wait(lambda: _short_of(volume, part), f"{part:.0%} are rebuilt", seconds=SOON_SECONDS)
+
+    return begin
+
+
+def _short_of(volume: Volume, part: float) -> str:
+    for report in volume.see()["status"].get("nodes", ()):
+        for progress in report.get("progress", ()):
+            if progress.get("leg") and progress["doneBytes"] >= part * progress["totalBytes"]:
+                return ""
+    if volume.legs("Rebuilding"):
+        return "too little is done"
+    done = len(volume.legs("InSync")) == 2 and volume.see()["status"].get("phase") == "Ready"
+    return "" if done else "nothing is being rebuilt"  # so fast that nobody saw it
+
+
+def _plug_all(volume: Volume) -> None:
+    for node in NAMES:
+        for disk in DISKS:
+            if volume.field.nodes[node].machine.alive():
+                volume.field.plug(node, disk)
+    patch = {"onFailure": {"gracePeriodSeconds": 60}, "rebuild": {"maxRate": 0}}
+    volume.field.merge("virtualvolumes", volume.name, {"spec": patch})
+
+
+def _attaching(volume: Volume, _: str) -> None:
+    node = volume.node()
+    volume.end()
+    volume.detach(seconds=SOON_SECONDS)
+    volume.want(node)
+
+
+def _detaching(volume: Volume, _: str) -> None:
+    volume.end()
+    volume.want("")
+
+
+def _moving(volume: Volume, _: str) -> None:
+    """To another node, and the fault strikes while it is on its way there."""
+    node = volume.node()
+    volume.end()
+    volume.detach(seconds=SOON_SECONDS)
+    volume.want(next(each for each in NAMES if each != node))
+    time.sleep(0.5)
+
+
+PHASES = (
+    Phase("idle", _idle),
+    Phase("writing", lambda volume, _: None),
+    Phase("degraded", _degraded, _plug_all, ends_pods=True),
+    Phase("quiescence instructed", _quiescing("Instructed"), _plug_all, ends_pods=True),
+    Phase("quiescence quiesced", _quiescing("Quiesced"), _plug_all, ends_pods=True),
+    Phase("quiescence reconfigured", _quiescing("Reconfigured"), _plug_all, ends_pods=True),
+    Phase("rebuild at 1 %", _rebuilding(0.01), _plug_all, ends_pods=True),
+    Phase("rebuild at 50 %", _rebuilding(0.5), _plug_all, ends_pods=True),
+    Phase("rebuild at 99 %", _rebuilding(0.99), _plug_all, ends_pods=True),
+    Phase("attaching", _attaching, ends_pods=True),
+    Phase("detaching", _detaching, ends_pods=True),
+    Phase("moving", _moving, ends_pods=True),
+)

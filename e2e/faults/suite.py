@@ -1,0 +1,181 @@
+"""One case after another on one field; each must end with a volume that is whole and has everything."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from demo.errors import DemoError
+from faults.field import NAMES, Field
+from faults.kinds import Strike
+from faults.plan import Case
+from faults.volume import Volume
+from lab.errors import LabError
+from lab.progress import say
+
+VOLUME_MIB = 32
+WHOLE_SECONDS = 420.0
+"""The bound within which a volume is whole again after a fault is undone; guests under TCG are ten times slow."""
+ATTACH_SECONDS = 240.0
+
+
+@dataclass
+class Outcome:
+    """What became of a case. ``violations``: empty when it held."""
+
+    case: str
+    kind: str
+    phase: str
+    acknowledged: int = 0
+    errors: int = 0
+    pods_ended: int = 0
+    longest_gap_seconds: float = 0.0
+    whole_seconds: float = 0.0
+    """From the fault's undoing until the volume was whole."""
+    violations: list[str] = field(default_factory=list)
+
+
+class Suite:
+    """Cases on a field. ``folder`` gets what an engineer wants to see after a violation."""
+
+    def __init__(self, field: Field, folder: Path) -> None:
+        self._field, self._folder = field, folder
+        self._volume = Volume(field, "v1", mib=VOLUME_MIB)
+        self.outcomes: list[Outcome] = []
+
+    def run(self, cases: Iterable[Case]) -> bool:
+        """Until the first violation; whether there was none."""
+        self._volume.attach("n1", seconds=ATTACH_SECONDS)
+        self._volume.begin("n1")
+        for case in cases:
+            outcome = self._case(case)
+            self.outcomes.append(outcome)
+            if outcome.violations:
+                say("   VIOLATION\n     " + "\n     ".join(outcome.violations[:20]))
+                self._field.collect(self._folder / f"case-{case.number}")
+                return False
+            say(
+                f"   whole after {outcome.whole_seconds:.0f} s; {outcome.acknowledged} acknowledged, "
+                f"longest pause {outcome.longest_gap_seconds:.1f} s, {outcome.errors} errors, "
+                f"{outcome.pods_ended} pods ended"
+            )
+        return True
+
+    def _case(self, case: Case) -> Outcome:
+        say(str(case))
+        volume, outcome = self._volume, Outcome(str(case), case.kind.name, case.phase.name)
+        count, errors = volume.ledger.count, volume.ledger.errors
+        volume.ledger.gap()
+        strike = self._strike(case)
+        undone = False
+        try:
+            case.phase.begin(volume, strike.node)
+            case.kind.begin(strike)
+            time.sleep(case.seconds)
+            undone = True
+            self._undo(case, strike)
+            undone_at = time.monotonic()
+            outcome.pods_ended = self._make_whole(case)
+            outcome.whole_seconds = time.monotonic() - undone_at
+            volume.writes(seconds=WHOLE_SECONDS)
+            volume.end()
+            volume.wait(volume.not_whole, "it stays whole", seconds=WHOLE_SECONDS)
+            outcome.violations = volume.check()
+        except (LabError, DemoError) as error:
+            outcome.violations = [f"wedged: {error}"]
+        finally:
+            if not undone:
+                self._undo(case, strike)
+        outcome.acknowledged, outcome.errors = volume.ledger.count - count, volume.ledger.errors - errors
+        outcome.longest_gap_seconds = volume.ledger.gap()
+        if not (case.kind.ends_pods or case.phase.ends_pods):
+            if outcome.pods_ended:
+                outcome.violations.append("interrupted: a pod ended although a good leg was in reach")
+            if outcome.errors:
+                outcome.violations.append(f"interrupted: {outcome.errors} errors although a good leg was in reach")
+        if not outcome.violations:
+            volume.begin(volume.node())
+        return outcome
+
+    def _strike(self, case: Case) -> Strike:
+        volume = self._volume
+        attach = volume.node()
+        legs = {leg["node"]: leg["extents"][0]["device"] for leg in volume.legs("InSync")}
+        match case.role:
+            case "attach":
+                node = attach
+            case "leg":
+                node = next(each for each in legs if each != attach)
+            case "other":
+                node = next((each for each in NAMES if each not in legs and each != attach), attach)
+            case "plane":
+                node = ""
+        disk = legs.get(node) or (f"{node}-disk1" if node else "")
+        return Strike(self._field, volume, node, disk)
+
+    def _undo(self, case: Case, strike: Strike) -> None:
+        case.kind.undo(strike)
+        case.phase.after(self._volume)
+
+    def _make_whole(self, case: Case) -> int:
+        """Wait for it, and begin pods anew as their controller would; returns how many had ended."""
+        volume, ended = self._volume, 0
+        deadline = time.monotonic() + WHOLE_SECONDS
+        while True:
+            missing = self._missing()
+            if not missing and volume.pod is None:
+                volume.begin(volume.node())
+            if not missing and volume.pod is not None and volume.pod.alive():
+                return ended
+            if volume.pod is not None and not volume.pod.alive():
+                ended += 1
+                say(f"   the pod on {volume.pod.node} has ended: {volume.pod.end}")
+                volume.end()
+            if volume.pod is None and volume.fenced():
+                volume.want("")
+            elif volume.pod is None and not volume.wanted() and not volume.node():
+                volume.want(self._somewhere())
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"not whole {WHOLE_SECONDS:.0f} s after the fault was undone: {missing or 'no pod runs'}"
+                )
+            time.sleep(0.5)
+
+    def _missing(self) -> str:
+        try:
+            volume = self._volume
+            return volume.not_whole() or (
+                volume.not_there(volume.node()) if volume.node() else "it is attached nowhere"
+            )
+        except (LabError, DemoError) as error:
+            return str(error)
+
+    def _somewhere(self) -> str:
+        """A node that runs: where a scheduler would put the pod."""
+        return next(name for name, guest in self._field.nodes.items() if guest.machine.alive())
+
+    def report(self, kernel: str, seed: int) -> Path:
+        """Write ``report.json``; returns its path."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        violations = [v for outcome in self.outcomes for v in outcome.violations]
+        told = {
+            "kernel": kernel,
+            "seed": seed,
+            "cases": len(self.outcomes),
+            "kinds": Counter(outcome.kind for outcome in self.outcomes),
+            "phases": Counter(outcome.phase for outcome in self.outcomes),
+            "acknowledged": sum(outcome.acknowledged for outcome in self.outcomes),
+            **{
+                name: sum(name in v for v in violations)
+                for name in ("lost", "wrong", "unequal", "wedged", "interrupted")
+            },
+            "violations": violations,
+            "outcomes": [asdict(outcome) for outcome in self.outcomes],
+        }
+        path = self._folder / "report.json"
+        path.write_text(json.dumps(told, indent=1))
+        return path

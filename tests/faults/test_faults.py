@@ -1,0 +1,84 @@
+"""The fault suite's own parts: what it draws, and what it takes for lost and wrong."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from faults import blocks, plan
+from faults.kinds import KINDS
+from faults.ledger import Ledger
+from faults.phases import PHASES
+
+VOLUME = bytes(range(16))
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """Block 1: write 5 acknowledged, 9 begun. Block 2: 6 begun. Block 3: 7 acknowledged."""
+    made = Ledger(VOLUME, 8)
+    made.starts()
+    made.feed(b"W 1 5\nA 1 5\nW 1 9\nW 2 6\nW 3 7\nE 3 7 5\nW 3 11\nA 3 11\nA 1 ")
+    return made
+
+
+def content(*sequences: int) -> bytes:
+    return b"".join(
+        blocks.make(VOLUME, block, sequence) if sequence else bytes(blocks.BLOCK)
+        for block, sequence in enumerate(sequences)
+    )
+
+
+@pytest.mark.parametrize(
+    ("sequences", "told"),
+    [
+        pytest.param((0, 5, 0, 11), [], id="what was acknowledged"),
+        pytest.param((0, 9, 6, 11), [], id="what was begun may be there"),
+        pytest.param((0, 0, 0, 11), ["lost: block 1"], id="nothing there"),
+        pytest.param((0, 5, 0, 7), ["lost: block 3"], id="an older write, that of an error"),
+        pytest.param((0, 10, 0, 11), ["wrong: block 1"], id="never begun"),
+        pytest.param((4, 5, 0, 11), ["wrong: block 0"], id="where nothing was written"),
+    ],
+)
+def test_a_leg_must_have_what_was_acknowledged(ledger: Ledger, sequences: tuple[int, ...], told: list[str]) -> None:
+    found = list(ledger.faults(0, content(*sequences)))
+    assert [each.partition(" has")[0].partition(" is")[0] for each in found] == told
+
+
+def test_a_torn_or_misplaced_block_is_wrong(ledger: Ledger) -> None:
+    good = content(0, 5, 0, 11)
+    torn = good[: blocks.BLOCK + 2048] + bytes(2048) + good[2 * blocks.BLOCK :]
+    assert next(ledger.faults(0, torn)).startswith("wrong: block 1")
+    assert next(ledger.faults(1, good[3 * blocks.BLOCK :])).startswith("wrong: block 1")
+    assert next(ledger.faults(1, os.urandom(blocks.BLOCK))).startswith("wrong: block 1")
+
+
+def test_a_later_acknowledgement_settles_what_was_begun(ledger: Ledger) -> None:
+    ledger.starts()
+    ledger.feed(b"W 1 13\nA 1 13\n")
+    assert list(ledger.faults(1, content(0, 9)[blocks.BLOCK :])) == ["lost: block 1 has write 9, acknowledged was 13"]
+    assert (ledger.count, ledger.errors, ledger.highest) == (3, 1, 13)
+
+
+def test_the_same_seed_draws_the_same_cases() -> None:
+    first, again = plan.cases(7, 200), plan.cases(7, 200)
+    assert list(map(str, first)) == list(map(str, again))
+    assert list(map(str, plan.cases(8, 200))) != list(map(str, first))
+    assert list(map(str, plan.cases(7, 30))) == list(map(str, first[:30]))
+
+
+def test_every_kind_and_phase_has_its_turn() -> None:
+    drawn = plan.cases(1, len(KINDS))
+    assert {case.kind.name for case in drawn} == {kind.name for kind in KINDS}
+    assert {case.phase.name for case in drawn} == {phase.name for phase in PHASES}
+    assert len(KINDS) >= 20
+
+
+def test_a_case_is_found_by_its_names() -> None:
+    case = plan.one("disk pulled", "writing", "leg", 3)
+    assert str(case) == "1. disk pulled (leg node) for 3 s while writing"
+    with pytest.raises(KeyError, match="kinds: disk pulled"):
+        plan.one("meteor", "writing", "leg", 3)
+    with pytest.raises(KeyError, match="strikes leg, not 'attach'"):
+        plan.one("host refused", "writing", "attach", 3)

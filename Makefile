@@ -22,7 +22,7 @@ demo: generate-stubs ## The main job on a real cluster: a disk is pulled, nothin
 	@$(PY) -m demo --kernel $(KERNEL)
 
 ##@ Test
-.PHONY: test test-unit test-model model test-api test-kernel test-conformance e2e faults lint
+.PHONY: test test-unit test-model model test-api test-kernel test-faults test-conformance e2e faults lint
 test: generate-stubs ## Everything: lint, unit, model, API, kernel 6.1 and 6.12, conformance, e2e; JUnit files in build/
 	@$(TIERS) all
 
@@ -40,6 +40,9 @@ test-api: generate-stubs ## Real etcd and kube-apiserver: CRDs, CEL, ownership, 
 
 test-kernel: generate-stubs ## Real dm, md, nvmet and NVMe/TCP in a guest, on 6.1 and 6.12
 	@$(TIERS) kernel
+
+test-faults: generate-stubs ## A short selection of the fault suite, and nodes that are cut off
+	@$(TIERS) faults
 
 test-conformance: generate-stubs ## csi-sanity against the installed driver
 	@$(TIERS) conformance

@@ -92,13 +92,10 @@ def measure(name: str, kernel: str, runs: int) -> tuple[Figures, dict[str, str]]
 
 
 def starts(cluster: Cluster, figures: Figures, run: int) -> None:
-    """A pod without a volume, and one with a new claim of 256 MiB in two copies."""
+    """A pod without a volume, and one with a new claim in two copies."""
     plain = Workload(cluster, images.MILLPOND, namespace=f"plain-{run}")
     cluster.apply(*plain.claim_objects()[:2])
-    pod = plain.pod("plain", ["sleep", "infinity"])
-    pod["spec"]["volumes"] = [each for each in pod["spec"]["volumes"] if each["name"] != "data"]
-    mounts = pod["spec"]["containers"][0]["volumeMounts"]
-    pod["spec"]["containers"][0]["volumeMounts"] = [each for each in mounts if each["name"] != "data"]
+    pod = plain.pod_without_claim("plain", ["sleep", "infinity"])
     began = time.monotonic()
     cluster.apply(pod)
     plain.running("plain")
@@ -110,7 +107,7 @@ def starts(cluster: Cluster, figures: Figures, run: int) -> None:
     began = time.monotonic()
     work.idle("with-volume")
     work.bound()
-    figures.add("claim to bound (256 MiB, two copies, zeroed)", time.monotonic() - began, "s")
+    figures.add(f"claim to bound ({work.size}, two copies, zeroed)", time.monotonic() - began, "s")
     work.running("with-volume")
     figures.add("pod start with a new volume", time.monotonic() - began, "s")
     work.delete_pod("with-volume")
@@ -134,7 +131,7 @@ def failure(cluster: Cluster, faults: Faults, figures: Figures, run: int) -> Non
     figures.add("quiescence: instruction to last acknowledgement", report.quiesced_ms, "ms")
     figures.add("longest hold of a write", report.held_ms, "ms")
     figures.add("longest pause between two acknowledged records", report.longest_write_gap_ms, "ms")
-    figures.add("rebuild of 256 MiB under writes", report.rebuild_seconds, "s")
+    figures.add(f"rebuild of {work.size} under writes", report.rebuild_seconds, "s")
     if report.rebuild_seconds > 0:
         figures.add("rebuild rate", size / MIB / report.rebuild_seconds, "MiB/s")
     remove(cluster, work)

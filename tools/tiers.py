@@ -61,6 +61,10 @@ def kernel(release: str) -> Run:
     return Run(name, argv, 25, out / "junit.xml")
 
 
+def other(release: str) -> str:
+    return next(each for each in KERNELS if each != release)
+
+
 def tiers(release: str) -> dict[str, list[Run]]:
     python = sys.executable
     unit = [f"tests/{folder}" for folder in UNIT_FOLDERS if (ROOT / "tests" / folder).is_dir()]
@@ -78,6 +82,8 @@ def tiers(release: str) -> dict[str, list[Run]]:
         "model": [pytest("model", "tests/model", "-s", minutes=15)],
         "api": [pytest("api", "tests/api", minutes=25)],
         "kernel": [kernel(each) for each in KERNELS],
+        # On the kernel that the cluster does not have.
+        "faults": [pytest("faults", "tests/field", "-sx", minutes=25, env={"MILLPOND_KERNEL": other(release)})],
         "e2e": [pytest("e2e", "e2e/tests", minutes=60, env=cluster)],
         "conformance": [pytest("conformance", "tests/conformance", minutes=60, env=cluster)],
         # What `make test` runs of these two. Volumes of every kind, a returning disk, the kill rounds and csi-sanity on
@@ -155,13 +161,17 @@ def summarize(results: list[Result]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tier", choices=["all", "lint", "unit", "model", "api", "kernel", "conformance", "e2e"])
+    parser.add_argument(
+        "tier", choices=["all", "lint", "unit", "model", "api", "kernel", "faults", "conformance", "e2e"]
+    )
     parser.add_argument("--kernel", default=KERNELS[0], choices=KERNELS, help="of the cluster's nodes")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # who ends us ends what we have started
     BUILD.mkdir(exist_ok=True)
     table = tiers(options.kernel)
-    chosen = ("lint", "unit", "model", "api", "kernel", "cluster") if options.tier == "all" else (options.tier,)
+    chosen = (
+        ("lint", "unit", "model", "api", "kernel", "faults", "cluster") if options.tier == "all" else (options.tier,)
+    )
     return summarize([execute(run) for name in chosen for run in table[name]])
 
 

@@ -28,11 +28,11 @@ class Workload:
     image: str
     namespace: str
     claim: str = "data"
-    size: str = "256Mi"
+    size: str = "128Mi"
     storage_class: str = CLASS
     mode: Literal["Filesystem", "Block"] = "Filesystem"
-    rate: float = 100
-    records: int = 48_000
+    rate: float = 50
+    records: int = 24_000
 
     @property
     def target(self) -> str:
@@ -105,16 +105,20 @@ class Workload:
         command += ["--rate", str(self.rate), "--records", str(self.records)]
         self.cluster.apply(self.pod(name, command, node))
 
-    def bystander(self, name: str, node: str) -> None:
-        """Start a pod that writes the same into a folder of that node: what its cores alone cost a writer."""
-        command = ["python3", "/program/writer.py", "write", "/acks/records", "--acks", "/acks"]
-        command += ["--rate", str(self.rate), "--records", str(self.records)]
+    def pod_without_claim(self, name: str, command: list[str], node: str = "") -> Object:
+        """The same without the claim: what a pod costs that does not use a volume."""
         pod = self.pod(name, command, node)
         (container,) = pod["spec"]["containers"]
         for listed in (pod["spec"]["volumes"], container["volumeMounts"]):
             listed[:] = [each for each in listed if each["name"] != "data"]
         container.pop("volumeDevices", None)
-        self.cluster.apply(pod)
+        return pod
+
+    def bystander(self, name: str, node: str) -> None:
+        """Start a pod that writes the same into a folder of that node: what its cores alone cost a writer."""
+        command = ["python3", "/program/writer.py", "write", "/acks/records", "--acks", "/acks"]
+        command += ["--rate", str(self.rate), "--records", str(self.records)]
+        self.cluster.apply(self.pod_without_claim(name, command, node))
 
     def idle(self, name: str, node: str = "") -> None:
         """Start a pod that only has the volume."""

@@ -125,13 +125,27 @@ def _throttle(iops: int) -> Act:
 
 
 def _break_leg(strike: Strike) -> None:
-    """Every read and write of the local leg is answered with an error."""
-    for leg in strike.volume.legs():
-        if leg["node"] == strike.node:
-            name = names.leg(strike.volume.uuid, leg["id"])
-            size = strike.field.run(strike.node, "blockdev", "--getsz", f"/dev/mapper/{name}").strip()
-            swap = f"dmsetup load {name} --table '0 {size} error' && dmsetup suspend --noflush --nolockfs {name}"
-            strike.field.run(strike.node, "sh", "-c", f"{swap}; dmsetup resume {name}")
+    """Every read and write of the legs there is answered with an error."""
+    for name in _legs(strike):
+        keep = f"dmsetup table {name} >/run/{name}.table"
+        swap = f'dmsetup load {name} --table "0 $(blockdev --getsz /dev/mapper/{name}) error"'
+        strike.field.run(strike.node, "sh", "-ec", f"{keep}; {swap}; {_INTO_FORCE.format(name=name)}")
+
+
+def _mend_leg(strike: Strike) -> None:
+    for name in _legs(strike):
+        swap = f"dmsetup load {name} /run/{name}.table; {_INTO_FORCE.format(name=name)}"
+        there = f"[ -f /run/{name}.table ] && dmsetup info {name} >/dev/null 2>&1"
+        script = f"if {there}; then {swap}; rm /run/{name}.table; fi"
+        strike.field.run(strike.node, "sh", "-ec", script)
+
+
+_INTO_FORCE = "dmsetup suspend --noflush --nolockfs {name}; dmsetup resume {name}"
+
+
+def _legs(strike: Strike) -> list[str]:
+    """dm names of the volume's legs on the node that is struck."""
+    return [names.leg(strike.volume.uuid, leg["id"]) for leg in strike.volume.legs() if leg["node"] == strike.node]
 
 
 STAYS = (1.0, 5.0, 20.0)
@@ -152,7 +166,7 @@ KINDS = (
         _throttle(4),
         _throttle(0),
     ),
-    Kind("leg answers errors", ("attach", "leg"), (5.0,), _break_leg, _nothing),
+    Kind("leg answers errors", ("attach", "leg"), (5.0,), _break_leg, _mend_leg),
     # links
     Kind(
         "storage link cut",

@@ -40,34 +40,28 @@ class Outcome:
 
 
 class Suite:
-    """Cases on a field. ``folder`` gets what an engineer wants to see after a violation."""
+    """Cases on a field, all on one volume. ``folder`` gets what an engineer wants to see after a violation."""
 
     def __init__(self, field: Field, folder: Path) -> None:
-        self._field, self._folder = field, folder
-        self._volume = Volume(field, "v1", mib=VOLUME_MIB)
+        self.field, self.volume = field, Volume(field, "v1", mib=VOLUME_MIB)
         self.outcomes: list[Outcome] = []
+        self._folder = folder
+
+    def begin(self) -> None:
+        """Attach the volume and begin to write."""
+        self.volume.attach("n1", seconds=ATTACH_SECONDS)
+        self.volume.begin("n1")
 
     def run(self, cases: Iterable[Case]) -> bool:
         """Until the first violation; whether there was none."""
-        self._volume.attach("n1", seconds=ATTACH_SECONDS)
-        self._volume.begin("n1")
-        for case in cases:
-            outcome = self._case(case)
-            self.outcomes.append(outcome)
-            if outcome.violations:
-                say("   VIOLATION\n     " + "\n     ".join(outcome.violations[:20]))
-                self._field.collect(self._folder / f"case-{case.number}")
-                return False
-            say(
-                f"   whole after {outcome.whole_seconds:.0f} s; {outcome.acknowledged} acknowledged, "
-                f"longest pause {outcome.longest_gap_seconds:.1f} s, {outcome.errors} errors, "
-                f"{outcome.pods_ended} pods ended"
-            )
-        return True
+        self.begin()
+        return all(not self.case(case).violations for case in cases)
 
-    def _case(self, case: Case) -> Outcome:
+    def case(self, case: Case) -> Outcome:
+        """Run one case; the volume is whole and written to before and, if there was no violation, after it."""
         say(str(case))
-        volume, outcome = self._volume, Outcome(str(case), case.kind.name, case.phase.name)
+        volume, outcome = self.volume, Outcome(str(case), case.kind.name, case.phase.name)
+        self.outcomes.append(outcome)
         count, errors = volume.ledger.count, volume.ledger.errors
         volume.ledger.gap()
         strike = self._strike(case)
@@ -78,13 +72,10 @@ class Suite:
             time.sleep(case.seconds)
             undone = True
             self._undo(case, strike)
-            undone_at = time.monotonic()
-            outcome.pods_ended = self._make_whole(case)
-            outcome.whole_seconds = time.monotonic() - undone_at
-            volume.writes(seconds=WHOLE_SECONDS)
-            volume.end()
-            volume.wait(volume.not_whole, "it stays whole", seconds=WHOLE_SECONDS)
-            outcome.violations = volume.check()
+            began = time.monotonic()
+            outcome.pods_ended = self.make_whole()
+            outcome.whole_seconds = time.monotonic() - began
+            outcome.violations = self.look()
         except (LabError, DemoError) as error:
             outcome.violations = [f"wedged: {error}"]
         finally:
@@ -97,33 +88,12 @@ class Suite:
                 outcome.violations.append("interrupted: a pod ended although a good leg was in reach")
             if outcome.errors:
                 outcome.violations.append(f"interrupted: {outcome.errors} errors although a good leg was in reach")
-        if not outcome.violations:
-            volume.begin(volume.node())
+        self._tell(case, outcome)
         return outcome
 
-    def _strike(self, case: Case) -> Strike:
-        volume = self._volume
-        attach = volume.node()
-        legs = {leg["node"]: leg["extents"][0]["device"] for leg in volume.legs("InSync")}
-        match case.role:
-            case "attach":
-                node = attach
-            case "leg":
-                node = next(each for each in legs if each != attach)
-            case "other":
-                node = next((each for each in NAMES if each not in legs and each != attach), attach)
-            case "plane":
-                node = ""
-        disk = legs.get(node) or (f"{node}-disk1" if node else "")
-        return Strike(self._field, volume, node, disk)
-
-    def _undo(self, case: Case, strike: Strike) -> None:
-        case.kind.undo(strike)
-        case.phase.after(self._volume)
-
-    def _make_whole(self, case: Case) -> int:
-        """Wait for it, and begin pods anew as their controller would; returns how many had ended."""
-        volume, ended = self._volume, 0
+    def make_whole(self) -> int:
+        """Wait for the volume to be whole, beginning pods anew as their controller would; how many had ended."""
+        volume, ended = self.volume, 0
         deadline = time.monotonic() + WHOLE_SECONDS
         while True:
             missing = self._missing()
@@ -140,14 +110,42 @@ class Suite:
             elif volume.pod is None and not volume.wanted() and not volume.node():
                 volume.want(self._somewhere())
             if time.monotonic() > deadline:
-                raise LabError(
-                    f"not whole {WHOLE_SECONDS:.0f} s after the fault was undone: {missing or 'no pod runs'}"
-                )
+                raise LabError(f"not whole after {WHOLE_SECONDS:.0f} s: {missing or 'no pod runs'}")
             time.sleep(0.5)
+
+    def look(self) -> list[str]:
+        """Writes go on; then, with nobody writing, what is lost, wrong, unequal or not as recorded. Writes on."""
+        volume = self.volume
+        volume.writes(seconds=WHOLE_SECONDS)
+        volume.end()
+        volume.wait(volume.not_whole, "it stays whole", seconds=WHOLE_SECONDS)
+        found = volume.check()
+        volume.begin(volume.node())
+        return found
+
+    def _strike(self, case: Case) -> Strike:
+        volume = self.volume
+        attach = volume.node()
+        legs = {leg["node"]: leg["extents"][0]["device"] for leg in volume.legs("InSync")}
+        match case.role:
+            case "attach":
+                node = attach
+            case "leg":
+                node = next(each for each in legs if each != attach)
+            case "other":
+                node = next((each for each in NAMES if each not in legs and each != attach), attach)
+            case "plane":
+                node = ""
+        disk = legs.get(node) or (f"{node}-disk1" if node else "")
+        return Strike(self.field, volume, node, disk)
+
+    def _undo(self, case: Case, strike: Strike) -> None:
+        case.kind.undo(strike)
+        case.phase.after(self.volume)
 
     def _missing(self) -> str:
         try:
-            volume = self._volume
+            volume = self.volume
             return volume.not_whole() or (
                 volume.not_there(volume.node()) if volume.node() else "it is attached nowhere"
             )
@@ -156,7 +154,17 @@ class Suite:
 
     def _somewhere(self) -> str:
         """A node that runs: where a scheduler would put the pod."""
-        return next(name for name, guest in self._field.nodes.items() if guest.machine.alive())
+        return next(name for name, guest in self.field.nodes.items() if guest.machine.alive())
+
+    def _tell(self, case: Case, outcome: Outcome) -> None:
+        if outcome.violations:
+            say("   VIOLATION\n     " + "\n     ".join(outcome.violations[:20]))
+            self.field.collect(self._folder / f"case-{case.number}")
+            return
+        say(
+            f"   whole after {outcome.whole_seconds:.0f} s; {outcome.acknowledged} acknowledged, longest pause "
+            f"{outcome.longest_gap_seconds:.1f} s, {outcome.errors} errors, {outcome.pods_ended} pods ended"
+        )
 
     def report(self, kernel: str, seed: int) -> Path:
         """Write ``report.json``; returns its path."""

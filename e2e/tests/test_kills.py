@@ -45,7 +45,7 @@ def kill_everything(cluster: Cluster, faults: Faults) -> None:
 
 
 def test_ten_rounds(cluster: Cluster, faults: Faults, workload: MakeWorkload) -> None:
-    work, story = workload(storage_class="millpond-mirrored"), Story()
+    work, story = workload(storage_class="millpond-mirrored", rate=10), Story()
     cluster.apply(*work.claim_objects())
     work.write()
     volume = work.volume()

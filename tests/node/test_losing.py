@@ -111,6 +111,31 @@ async def test_the_last_leg_in_sync_holds_and_is_never_given_up(tmp_path: Path) 
         assert "writes wait" in cluster.report("v", "n1").message
 
 
+async def test_the_leg_being_rebuilt_and_the_way_to_its_source_lost_together_come_back(tmp_path: Path) -> None:
+    """md keeps a failed leg while a write that failed on it waits elsewhere: that must keep us from nothing else."""
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        await mirrored(cluster, on_failure=OnFailure(hold_seconds=30))
+        cluster.machine("n1").pull("nvme1")
+        first = cluster.write("n1", "v", 1, 11)
+        await cluster.until(lambda: first.done and cluster.in_sync("v") == ["b"])
+        for block in range(0, 3600, 300):
+            cluster.write("n1", "v", block, block + 1)
+        await cluster.pass_time(5)
+        cluster.machine("n1").plug("nvme1")
+        await cluster.rejoin("v", "a")
+        await cluster.until(lambda: any(r.progress for r in cluster.vvol("v").status.nodes))
+        cluster.world.cut("n2")
+        cluster.machine("n1").pull("nvme1")
+        write = cluster.write("n1", "v", 2, 22)
+        await cluster.pass_time(20)
+        assert cluster.states("v") == {"a": "Stale", "b": "InSync"}
+        assert not write.done
+        cluster.world.restore("n2")
+        await cluster.until(lambda: write.done, seconds=30)
+        assert write.state == "acknowledged"
+        assert cluster.read("n1", "v", 2) == 22
+
+
 async def test_a_short_cut_of_the_network_costs_a_hold_and_nothing_else(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "n1", "n2") as cluster:
         await mirrored(cluster, on_failure=OnFailure(hold_seconds=30))

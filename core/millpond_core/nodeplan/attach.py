@@ -16,7 +16,7 @@ from millpond_core import layout, names
 from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import Leg
 from millpond_core.nodeplan import stack as look_at
-from millpond_core.nodeplan.stack import Source, Stack, faulty, in_sync
+from millpond_core.nodeplan.stack import Source, Stack, blocked, faulty, in_sync
 from millpond_core.nodeplan.steps import (
     Acknowledge,
     AcknowledgeFailure,
@@ -199,11 +199,17 @@ class Attaching:
         self._dismantle(leg)
 
     def _out_of_array(self, leg: str) -> list[Step]:
-        """Its gate first: what it holds would keep the leg a member."""
+        """Its gate first: what it holds would keep the leg a member. Nothing when only time can take it out."""
+        member = self.stack.member(leg)
+        elsewhere = [other for other in self.queued() if other != leg]
+        if elsewhere and faulty(member) and not blocked(member) and not self.holding(leg):
+            # A write that failed here counts as in flight here until it is done everywhere: md does not let go before.
+            self.waits.append(f"leg {leg} leaves the array when what waits for leg {', '.join(elsewhere)} is done")
+            return []
         number, steps = self.stack.gates[leg].major_minor, list[Step]()
         if self.holding(leg):
             steps.append(GateFail(name=self.gate_name(leg), why=f"leg {leg}: its gate lets errors pass now"))
-        if not faulty(self.stack.member(leg)):
+        if not faulty(member):
             steps.append(MdFail(name=self.array_name, major_minor=number))
         why = f"leg {leg} left the array: reads and writes go on"
         return [*steps, AcknowledgeFailure(name=self.array_name, major_minor=number, why=why)]

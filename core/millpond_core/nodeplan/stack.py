@@ -88,6 +88,11 @@ def faulty(member: Member | None) -> bool:
     return member is not None and bool(member.flags & LOST_FLAGS)
 
 
+def blocked(member: Member | None) -> bool:
+    """Whether writes wait for the member's failure to be acknowledged."""
+    return member is not None and "blocked" in member.flags
+
+
 def source(volume: VirtualVolume, leg: Leg, kernel: Kernel, around: Around, memory: Memory) -> Source:
     """Where ``leg`` can be had now."""
     if leg.node == around.node:

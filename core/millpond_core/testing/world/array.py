@@ -4,6 +4,7 @@
 * A write that was in flight when a member failed is acknowledged when the others have it: nobody is asked.
 * Bits of a bitmap that is loaded at assembly are forgotten, unless they are set again (kernel-facts 6).
 * A flush is acknowledged when every member has answered, whatever it answered (tests/kernel, ``test_sever.py``).
+* A member that failed leaves when the writes that failed on it are done on all others (e2e/faults found it).
 * A failed write on the last good member breaks the array for every later write (kernel-facts 16).
 * Bits are cleared lazily, each leg flushed before its own copy of the bit goes; never while a member is missing.
 """
@@ -62,6 +63,8 @@ class Write:
         self.left: dict[str, list[str]] = {}
         """major:minor of a member → what is still to be done on it, in order: bit, data."""
         self.reached: set[str] = set()
+        self.failed: set[str] = set()
+        """Members that answered it with an error: it counts as in flight there until it is done everywhere."""
 
     @property
     def done(self) -> bool:
@@ -175,6 +178,7 @@ class MdArray:
                         if member is not None and stage != "flush":
                             self.error(member)
                         del write.left[number]
+                        write.failed.add(number)
                         break
                     todo.pop(0)
                     if stage == "data":

@@ -252,6 +252,8 @@ class MemoryMd(_Port):
         member.blocked = False
         if not any(m.blocked for m in array.members):
             array.state = "active"
+        if any(major_minor in write.failed for write in array.writes):
+            raise Busy(f"{major_minor} cannot leave array {name}: a write that failed on it is not done elsewhere")
         array.members.remove(member)
         self._done()
 

@@ -1,0 +1,113 @@
+"""Whoever is out of whose reach: nothing unrecorded is acknowledged, the case has its name, and all of it heals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from faults.field import Object
+from faults.suite import Suite
+from lab.api import wait_for
+from lab.progress import say
+
+pytestmark = pytest.mark.timeout(1800)
+
+OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "60"))
+NAMED_SECONDS = 240.0
+
+
+@contextmanager
+def links_restored(suite: Suite) -> Iterator[None]:
+    """Whatever becomes of the test, the links of all nodes are whole again."""
+    try:
+        yield
+    finally:
+        for node in suite.field.nodes:
+            suite.field.link(node, lan=True, wan=True)
+
+
+def case_of(suite: Suite, node: str) -> str:
+    """How the record names what is the matter with a node."""
+    conditions = suite.field.get("storagenodes", node)["status"]["conditions"]
+    return next(str(each["reason"]) for each in conditions if each["type"] == "Ready")
+
+
+def leg_node(suite: Suite) -> str:
+    attach = suite.volume.node()
+    return next(leg["node"] for leg in suite.volume.legs("InSync") if leg["node"] != attach)
+
+
+def phase_of(suite: Suite, node: str) -> str:
+    phase: str = suite.field.get("storagenodes", node)["status"]["phase"]
+    return phase
+
+
+def heals(suite: Suite) -> None:
+    suite.make_whole()
+    assert suite.look() == []
+
+
+def test_a_node_cut_off_from_the_api_server_alone_is_fenced(suite: Suite) -> None:
+    """It writes on as far as it may, and that is nowhere: its epoch is over before anyone else begins."""
+    lost = suite.volume.node()
+    epoch = suite.volume.see()["status"]["attachment"]["epoch"]
+    with links_restored(suite):
+        suite.field.link(lost, wan=False)
+        wait_for(lambda: phase_of(suite, lost) == "Failed", f"{lost} is Failed", seconds=NAMED_SECONDS, every=1)
+        assert case_of(suite, lost) == "CutOffFromApiServer"
+        wait_for(lambda: suite.volume.node() != lost, "the volume is taken from it", seconds=NAMED_SECONDS, every=1)
+        assert suite.volume.see()["status"]["attachment"]["epoch"] > epoch
+        other = next(node for node in suite.field.nodes if node != lost)
+        suite.volume.attach(other, seconds=NAMED_SECONDS)
+        # The old pod may live on, cut off; what it was told before its epoch ended is in the ledger.
+        before, suite.volume.pod = suite.volume.pod, None
+        suite.volume.begin(other)
+        suite.volume.writes(seconds=NAMED_SECONDS)
+    assert before is not None
+    wait_for(lambda: not before.alive(), "the old pod was ended", seconds=NAMED_SECONDS, every=1)
+    heals(suite)
+
+
+def test_a_node_cut_off_from_the_storage_network_alone_is_named_and_loses_its_legs(suite: Suite) -> None:
+    lost = leg_node(suite)
+    with links_restored(suite):
+        suite.field.link(lost, lan=False)
+        wait_for(
+            lambda: case_of(suite, lost) == "CutOffFromStorageNetwork", f"{lost} has its name", seconds=NAMED_SECONDS
+        )
+        assert phase_of(suite, lost) == "Ready", "its state manager is heard"
+        suite.volume.writes(seconds=NAMED_SECONDS)
+        assert [leg["node"] for leg in suite.volume.legs("Stale", "Failed")] in ([], [lost])
+        assert lost not in [leg["node"] for leg in suite.volume.legs("InSync")]
+    heals(suite)
+
+
+def test_a_leg_that_fails_while_nobody_can_record_it_holds_writes_until_somebody_can(suite: Suite) -> None:
+    field, volume = suite.field, suite.volume
+    attach, lost = volume.node(), leg_node(suite)
+    leg: Object = next(leg for leg in volume.legs("InSync") if leg["node"] == lost)
+    device = leg["extents"][0]["device"]
+    field.signal_process("kube-apiserver", signal.SIGSTOP)
+    try:
+        field.unplug(lost, device)
+        time.sleep(10)  # what was on its way is through
+        held = volume.ledger.count
+        time.sleep(OUTAGE_SECONDS)
+        assert volume.ledger.count == held, "a write was acknowledged on one leg, and nobody has recorded that"
+        shown = json.loads(field.run(attach, "cat", f"/run/millpond/reports/{volume.name}.json"))
+        holding = {path["id"]: path.get("holdingSince") for path in shown["paths"]}
+        assert holding[leg["id"]], f"the node itself does not show what it holds: {shown}"
+    finally:
+        field.signal_process("kube-apiserver", signal.SIGCONT)
+    back = time.monotonic()
+    volume.writes(seconds=120, more=1)
+    say(f"   writes went on {time.monotonic() - back:.1f} s after the API server was back")
+    assert volume.legs("Stale", "Failed"), "recorded before it was acknowledged"
+    field.plug(lost, device)
+    heals(suite)

@@ -1,0 +1,74 @@
+"""A state manager that is killed or stopped: the kernel carries on, and no hold outlives its deadline."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from demo.reality import look
+from faults.field import Object
+from faults.suite import Suite
+from lab.api import wait_for
+
+pytestmark = pytest.mark.timeout(1200)
+
+DEADLINE_SECONDS = 15
+BOUND_SECONDS = 180.0
+
+
+def kernels(suite: Suite) -> dict[str, Object]:
+    """Numbers and tables of every device of ours, on every node."""
+    return {node: dict(look(suite.field, node)) for node in suite.field.nodes}
+
+
+def lives(suite: Suite, node: str) -> int:
+    """How often the node's state manager has started since the node did."""
+    return int(suite.field.run(node, "grep", "-c", "state manager .* started", "/out/state-manager.log"))
+
+
+def test_state_managers_that_begin_anew_adopt_what_runs(suite: Suite) -> None:
+    before = kernels(suite)
+    starts = {node: lives(suite, node) for node in suite.field.nodes}
+    for node in suite.field.nodes:
+        suite.field.signal_program(node, "state-manager", signal.SIGKILL)
+    suite.volume.writes(seconds=BOUND_SECONDS)
+    for node in suite.field.nodes:
+        wait_for(lambda node=node: lives(suite, node) > starts[node], f"{node} begins anew", seconds=BOUND_SECONDS)
+    suite.make_whole()
+    assert kernels(suite) == before
+    assert suite.look() == []
+
+
+def test_a_hold_ends_at_its_deadline_though_its_keeper_has_stopped(suite: Suite) -> None:
+    field, volume = suite.field, suite.volume
+    attach = volume.node()
+    spec = {"scope": {"volumes": [volume.name]}, "holdIo": True, "deadlineSeconds": DEADLINE_SECONDS}
+    metadata = {"name": "by-hand"}
+    field.cluster.apply(
+        {"apiVersion": "millpond.io/v1alpha1", "kind": "Quiescence", "metadata": metadata, "spec": spec}
+    )
+
+    def still() -> bool:
+        acknowledged: list[Object] = field.get("quiescences", "by-hand").get("status", {}).get("acknowledgements", [])
+        return [each["node"] for each in acknowledged] == [attach]
+
+    wait_for(still, f"{attach} holds", seconds=BOUND_SECONDS, every=0.1)
+    field.signal_program(attach, "state-manager", signal.SIGSTOP)
+    try:
+        held = volume.ledger.count
+        time.sleep(2)
+        assert volume.ledger.count == held, "a write was acknowledged while everything was to be still"
+        volume.writes(seconds=BOUND_SECONDS)
+        assert not look(field, attach)["dm"][f"millpond-{volume.uuid}"]["suspended"], "the watchdog ended it"
+    finally:
+        field.signal_program(attach, "state-manager", signal.SIGCONT)
+    wait_for(
+        lambda: field.get("quiescences", "by-hand")["status"]["phase"] in ("Expired", "Aborted", "Released"),
+        "the quiescence is over",
+        seconds=BOUND_SECONDS,
+    )
+    field.merge("quiescences", "by-hand", {"spec": {"release": True}})
+    suite.make_whole()
+    assert suite.look() == []

@@ -52,10 +52,12 @@ class PodProcesses:
         return killed
 
     def _given(self, major_minor: str) -> set[str]:
-        block = (self._sys / "dev" / "block" / major_minor).resolve().name
+        block = (self._sys / "dev" / "block" / major_minor).resolve()
+        # Where udev does not see to it, what lies below /dev/mapper are nodes of their own.
+        nodes = {f"/{block.name}", f"/mapper/{sysfs.peek(block / 'dm' / 'name')}"}
         found = set()
         for mount in parse_mountinfo(self._mountinfo.read_text()):
-            raw = mount.fs_type == "devtmpfs" and mount.root == f"/{block}"
+            raw = mount.fs_type == "devtmpfs" and mount.root in nodes
             if (raw or mount.major_minor == major_minor) and (given := _GIVEN.search(mount.target)):
                 found.add(given[1])
         return found

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from faults import blocks
+
+PER_WRITER = 1_000_000
+"""Sequence numbers that one writer may use."""
 
 
 @dataclass
@@ -21,31 +24,36 @@ class Ledger:
     """Block → writes begun after that, which may be there or not."""
     count: int = 0
     errors: int = 0
-    highest: int = 0
     longest_gap: float = 0.0
     """Longest time between two acknowledgements of one writer, in seconds."""
     _last: float = 0.0
-    _rest: bytes = b""
+    _writers: int = 0
 
-    def starts(self) -> None:
-        """A writer starts: what an earlier one left unfinished is begun, nothing more."""
-        self._rest, self._last = b"", time.monotonic()
+    def hear(self) -> tuple[int, Callable[[bytes], None]]:
+        """A writer starts: its first sequence number, and what takes its output, in bytes cut anywhere.
 
-    def feed(self, data: bytes) -> None:
-        """Bytes of its output, cut anywhere; a line that never ends says nothing."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._line(line.decode())
+        Numbers are beyond all that an earlier one may have used unheard. A line that never ends says nothing.
+        """
+        self._writers += 1
+        self._last, rest = time.monotonic(), b""
+
+        def feed(data: bytes) -> None:
+            nonlocal rest
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._line(line.decode())
+
+        return self._writers * PER_WRITER, feed
 
     def _line(self, line: str) -> None:
         kind, *numbers = line.split()
         block, sequence = int(numbers[0]), int(numbers[1])
         if kind == "W":
             self.begun.setdefault(block, set()).add(sequence)
-            self.highest = max(self.highest, sequence)
         elif kind == "A":
-            self.acknowledged[block] = sequence
-            self.begun[block] = {other for other in self.begun[block] if other > sequence}
+            # A writer that was cut off may be heard after the next one has begun.
+            promised = self.acknowledged[block] = max(sequence, self.acknowledged.get(block, 0))
+            self.begun[block] = {other for other in self.begun[block] if other > promised}
             self.count += 1
             now = time.monotonic()
             self.longest_gap, self._last = max(self.longest_gap, now - self._last), now

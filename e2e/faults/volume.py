@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from demo.install import API_VERSION
 from demo.legs import Reader, Run, compare, runs
 from demo.reality import discrepancies
 from faults import blocks
@@ -21,14 +22,16 @@ from lab.errors import LabError
 from millpond_core import names
 from millpond_core.units import BITMAP_BYTES, MIB
 
+ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
 DONE = ("Released", "Aborted")
 POD_SECONDS = 3600.0
 RATE = 60
 
-# $1: uid, $2: device; the rest is the writer's. /dev/mapper is links to the nodes, or the nodes themselves.
+# $1: uid, $2: name of the front; the rest is the writer's. The CSI driver publishes the kernel's own node, too.
 _POD = """
 folder=/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/claim/dev
-mkdir -p "$folder" "/sys/fs/cgroup/pod$1" && : >"$folder/$1" && mount --bind "$2" "$folder/$1" || exit 98
+node="/dev/dm-$(dmsetup info -c --noheadings -o minor "$2")" || exit 98
+mkdir -p "$folder" "/sys/fs/cgroup/pod$1" && : >"$folder/$1" && mount --bind "$node" "$folder/$1" || exit 98
 echo $$ >"/sys/fs/cgroup/pod$1/cgroup.procs"
 target="$folder/$1"; shift 2
 exec python3 -IS /repo/e2e/faults/blocks.py "$target" "$@"
@@ -44,12 +47,11 @@ true
 class Pod:
     """One life of the writer, on one node."""
 
-    def __init__(self, field: Field, node: str, device: str, ledger: Ledger) -> None:
+    def __init__(self, field: Field, node: str, front: str, ledger: Ledger) -> None:
         self.node, self.uid = node, str(uuid.uuid4())
-        self._field, self._ledger = field, ledger
-        ledger.starts()
-        first = ledger.highest + 1
-        argv = ["sh", "-c", _POD, "pod", self.uid, device, ledger.volume.hex(), str(ledger.blocks)]
+        self._field = field
+        first, self._heard = ledger.hear()
+        argv = ["sh", "-c", _POD, "pod", self.uid, front, ledger.volume.hex(), str(ledger.blocks)]
         argv += ["--first", str(first), "--rate", str(RATE)]
         self.end = ""
         """How it ended; empty: it has not."""
@@ -59,7 +61,7 @@ class Pod:
     def _run(self, argv: list[str]) -> None:
         agent = self._field.nodes[self.node].agent
         try:
-            done = agent.run(argv, seconds=POD_SECONDS, stdout=self._ledger.feed, check=False)
+            done = agent.run(argv, seconds=POD_SECONDS, stdout=self._heard, check=False)
             self.end = f"exit status {done.returncode} {done.stderr.strip()[-300:]}"
         except (LabError, OSError) as error:
             self.end = str(error)
@@ -96,8 +98,14 @@ class Volume:
             "placement": {"preferredNode": "n1"},
             "onFailure": {"gracePeriodSeconds": grace, "holdSeconds": hold},
         }
+        known: Object = {
+            "capacity": {"storage": f"{mib}Mi"},
+            "accessModes": ["ReadWriteOnce"],
+            "csi": {"driver": names.DRIVER, "volumeHandle": name},
+        }
         field.cluster.apply(
-            {"apiVersion": "millpond.io/v1alpha1", "kind": "VirtualVolume", "metadata": {"name": name}, "spec": spec}
+            {"apiVersion": API_VERSION, "kind": "VirtualVolume", "metadata": {"name": name}, "spec": spec},
+            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": known},
         )
 
     # --- what the record says ---
@@ -121,12 +129,10 @@ class Volume:
         node: str = self.see().get("spec", {}).get("attachment", {}).get("node", "")
         return node
 
-    def fenced(self) -> bool:
-        """Whether it cannot go on where it is, and waits for its pods to be gone."""
-        return (
-            _ready(self.see()["status"]).startswith("NeedsNewPods:")
-            or self.report(self.node()).get("front") == "Fenced"
-        )
+    def fenced(self, node: str) -> bool:
+        """Whether it cannot go on in the pods on ``node``: the master ends them."""
+        needs_new = node == self.node() and _ready(self.see()["status"]).startswith("NeedsNewPods:")
+        return needs_new or self.report(node).get("front") == "Fenced"
 
     def report(self, node: str) -> Object:
         """What the node has made of it; empty: nothing."""
@@ -140,7 +146,12 @@ class Volume:
     # --- what the CSI controller and the kubelet do ---
 
     def want(self, node: str) -> None:
-        """Ask for it on a node; "": nowhere."""
+        """Ask for it on a node; "": nowhere. Its VolumeAttachment says so too, for who takes it from a lost node."""
+        for other in self.field.nodes:
+            self.field.api.request("DELETE", f"{ATTACHMENTS}/{self.name}-{other}", missing={})
+        if node:
+            source = {"attacher": names.DRIVER, "nodeName": node, "source": {"persistentVolumeName": self.name}}
+            self.field.api.request("POST", ATTACHMENTS, {"metadata": {"name": f"{self.name}-{node}"}, "spec": source})
         self.field.merge("virtualvolumes", self.name, {"spec": {"attachment": {"node": node}}})
 
     def attach(self, node: str, *, seconds: float) -> None:
@@ -166,7 +177,7 @@ class Volume:
 
     def begin(self, node: str) -> None:
         """A pod starts to write there; the volume must be attached."""
-        self.pod = Pod(self.field, node, f"/dev/mapper/{names.front(self.uuid)}", self.ledger)
+        self.pod = Pod(self.field, node, names.front(self.uuid), self.ledger)
 
     def end(self) -> None:
         """The pod ends; returns when no write is in flight."""

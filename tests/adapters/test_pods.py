@@ -9,7 +9,7 @@ import pytest
 from millpond_adapters.pods import PodProcesses
 from millpond_core.errors import NotFound
 
-ONE, TWO, RAW, OTHER = (f"{n}{n}{n}{n}{n}{n}{n}{n}-0000-4000-8000-00000000000{n}" for n in (1, 2, 3, 4))
+ONE, TWO, RAW, OTHER, NAMED = (f"{n}{n}{n}{n}{n}{n}{n}{n}-0000-4000-8000-00000000000{n}" for n in (1, 2, 3, 4, 5))
 CSI = "/var/lib/kubelet/plugins/kubernetes.io/csi"
 
 # As the host of a node shows them: staged, published twice (one as a subpath), raw block, and what is another's.
@@ -21,6 +21,7 @@ MOUNTS = f"""\
 34 1 0:5 /dm-8 {CSI}/volumeDevices/pvc-8/dev/{RAW} rw - devtmpfs udev rw
 35 1 253:9 / /var/lib/kubelet/pods/{OTHER}/volumes/kubernetes.io~csi/pvc-7/mount rw - ext4 /dev/dm-9 rw
 36 1 0:5 / /dev rw - devtmpfs udev rw
+37 1 0:5 /mapper/millpond-x {CSI}/volumeDevices/publish/pvc-6/{NAMED} rw - devtmpfs udev rw
 """
 
 
@@ -33,6 +34,8 @@ class Node:
             (folder / f"sys/devices/virtual/block/dm-{minor}").mkdir(parents=True)
             (folder / "sys/dev/block").mkdir(parents=True, exist_ok=True)
             (folder / f"sys/dev/block/253:{minor}").symlink_to(f"../../devices/virtual/block/dm-{minor}")
+        (folder / "sys/devices/virtual/block/dm-9/dm").mkdir()
+        (folder / "sys/devices/virtual/block/dm-9/dm/name").write_text("millpond-x\n")
         self.pods = PodProcesses(folder / "proc", folder / "sys")
 
     def cgroup(self, path: str) -> None:
@@ -55,6 +58,7 @@ def node(tmp_path: Path) -> Node:
     made.cgroup(f"kubepods.slice/kubepods-besteffort.slice/{slice_of}")
     made.cgroup(f"kubepods/pod{RAW}")
     made.cgroup(f"kubepods/pod{OTHER}")
+    made.cgroup(f"kubepods/pod{NAMED}")
     return made
 
 
@@ -66,6 +70,10 @@ async def test_every_pod_that_has_it_mounted_is_killed_and_no_other(node: Node) 
 async def test_a_pod_with_the_raw_device_is_killed(node: Node) -> None:
     assert await node.pods.kill("253:8") == [RAW]
     assert node.killed() == [f"pod{RAW}"]
+
+
+async def test_a_pod_that_has_the_node_of_that_name_is_killed(node: Node) -> None:
+    assert await node.pods.kill("253:9") == [OTHER, NAMED]
 
 
 async def test_a_device_that_no_pod_has_costs_nobody_anything(node: Node) -> None:

@@ -53,14 +53,25 @@ def heals(suite: Suite) -> None:
     assert suite.look() == []
 
 
-def test_a_node_cut_off_from_the_api_server_alone_is_fenced(suite: Suite) -> None:
+def test_a_leg_node_cut_off_from_the_api_server_alone_is_named(suite: Suite) -> None:
+    """The attach node still reaches its legs: that is the second witness."""
+    lost = leg_node(suite)
+    with links_restored(suite):
+        suite.field.link(lost, wan=False)
+        wait_for(lambda: phase_of(suite, lost) == "Failed", f"{lost} is Failed", seconds=NAMED_SECONDS, every=1)
+        assert case_of(suite, lost) == "CutOffFromApiServer"
+        suite.volume.writes(seconds=NAMED_SECONDS)
+    heals(suite)
+
+
+def test_an_attach_node_cut_off_from_the_api_server_alone_is_fenced(suite: Suite) -> None:
     """It writes on as far as it may, and that is nowhere: its epoch is over before anyone else begins."""
     lost = suite.volume.node()
     epoch = suite.volume.see()["status"]["attachment"]["epoch"]
     with links_restored(suite):
         suite.field.link(lost, wan=False)
         wait_for(lambda: phase_of(suite, lost) == "Failed", f"{lost} is Failed", seconds=NAMED_SECONDS, every=1)
-        assert case_of(suite, lost) == "CutOffFromApiServer"
+        assert case_of(suite, lost) == "NodeGone", "nobody else uses its legs: nobody speaks for it"
         wait_for(lambda: suite.volume.node() != lost, "the volume is taken from it", seconds=NAMED_SECONDS, every=1)
         assert suite.volume.see()["status"]["attachment"]["epoch"] > epoch
         other = next(node for node in suite.field.nodes if node != lost)

@@ -11,9 +11,6 @@ SELECTION = (
     ("disk pulled", "writing", "attach", 3),
     ("storage link cut", "rebuild at 50 %", "leg", 5),
     ("state manager killed", "quiescence instructed", "attach", 1),
-    ("operator killed", "quiescence quiesced", "plane", 1),
-    ("API server stopped", "degraded", "plane", 20),
-    ("namespace disabled", "attaching", "leg", 1),
     ("node rebooted", "writing", "leg", 0),
     ("node without power", "writing", "attach", 60),
 )

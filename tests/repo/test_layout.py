@@ -39,6 +39,8 @@ def test_every_make_target_explains_itself() -> None:
         "test-unit",
         "test-api",
         "test-kernel",
+        "test-faults",
+        "faults",
         "test-conformance",
         "e2e",
         "lint",

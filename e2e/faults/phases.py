@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from faults.field import DISKS, NAMES
-from faults.volume import DONE, Volume
+from faults.volume import Volume
 
 SOON_SECONDS = 120.0
 RATE_KIB = 1024
@@ -53,7 +53,7 @@ def _degraded(volume: Volume, struck: str) -> None:
 
 def _quiescing(phase: str) -> Callable[[Volume, str], object]:
     """A spare takes the place of a lost leg; the fault strikes when the Quiescence has come to ``phase`` or beyond."""
-    order = ("", "Pending", "Instructed", "Draining", "Quiesced", "Reconfigured", "Expired", *DONE)
+    order = ("", "Pending", "Instructed", "Draining", "Quiesced", "Reconfigured", "Expired", "Released", "Aborted")
 
     def begin(volume: Volume, struck: str) -> None:
         before = {q["metadata"]["name"] for q in volume.field.items("quiescences")}

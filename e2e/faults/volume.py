@@ -19,11 +19,10 @@ from faults import blocks
 from faults.field import Field, Object
 from faults.ledger import Ledger
 from lab.errors import LabError
-from millpond_core import names
+from millpond_core import names, quiesce
 from millpond_core.units import BITMAP_BYTES, MIB
 
 ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
-DONE = ("Released", "Aborted")
 POD_SECONDS = 3600.0
 RATE = 60
 
@@ -206,7 +205,11 @@ class Volume:
             return f"it is {status.get('phase')}: {_ready(status)}"
         if status.get("spares") or len(self.legs("InSync")) != 2 or len(status["mapping"]["legs"]) != 2:
             return f"its legs: {[(leg['id'], leg['state']) for leg in status['mapping']['legs']]}"
-        going = [q["metadata"]["name"] for q in self.field.items("quiescences") if q["status"].get("phase") not in DONE]
+        going = [
+            q["metadata"]["name"]
+            for q in self.field.items("quiescences")
+            if q["status"].get("phase") not in quiesce.OVER
+        ]
         if going:
             return f"quiescences go on: {', '.join(going)}"
         devices = self.field.items("storagedevices")

@@ -11,6 +11,7 @@ from demo.reality import look
 from faults.field import Object
 from faults.suite import Suite
 from lab.api import wait_for
+from millpond_core import quiesce
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -18,9 +19,13 @@ DEADLINE_SECONDS = 15
 BOUND_SECONDS = 180.0
 
 
-def kernels(suite: Suite) -> dict[str, Object]:
-    """Numbers and tables of every device of ours, on every node."""
-    return {node: dict(look(suite.field, node)) for node in suite.field.nodes}
+def kernels(suite: Suite) -> dict[str, object]:
+    """Tables and numbers of every device of ours, and each array's members, on every node."""
+    found = {node: look(suite.field, node) for node in suite.field.nodes}
+    return {
+        node: (kernel["dm"], {name: (array["number"], array["members"]) for name, array in kernel["md"].items()})
+        for node, kernel in found.items()
+    }
 
 
 def lives(suite: Suite, node: str) -> int:
@@ -65,10 +70,9 @@ def test_a_hold_ends_at_its_deadline_though_its_keeper_has_stopped(suite: Suite)
     finally:
         field.signal_program(attach, "state-manager", signal.SIGCONT)
     wait_for(
-        lambda: field.get("quiescences", "by-hand")["status"]["phase"] in ("Expired", "Aborted", "Released"),
+        lambda: field.get("quiescences", "by-hand")["status"]["phase"] in quiesce.OVER,
         "the quiescence is over",
         seconds=BOUND_SECONDS,
     )
-    field.merge("quiescences", "by-hand", {"spec": {"release": True}})
     suite.make_whole()
     assert suite.look() == []

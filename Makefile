@@ -23,7 +23,7 @@ demo: generate-stubs ## The main job on a real cluster: a disk is pulled, nothin
 
 ##@ Test
 .PHONY: test test-unit test-model model test-api test-kernel test-faults test-conformance e2e faults lint
-test: generate-stubs ## Everything: lint, unit, model, API, kernel 6.1 and 6.12, conformance, e2e; JUnit files in build/
+test: generate-stubs ## Everything: lint, unit, model, API, kernel 6.1 and 6.12, faults, conformance, e2e; JUnit files in build/
 	@$(TIERS) all
 
 test-unit: generate-stubs ## Unit and property tests (about a minute)

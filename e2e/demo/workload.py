@@ -31,7 +31,7 @@ class Workload:
     size: str = "128Mi"
     storage_class: str = CLASS
     mode: Literal["Filesystem", "Block"] = "Filesystem"
-    rate: float = 50
+    rate: float = 30
     records: int = 24_000
 
     @property

@@ -32,7 +32,7 @@ _SETTLE_SECONDS = 3.0
 FREEZE_SECONDS = 5.0
 RUN_SECONDS = 20.0  # running reads the bitmap through every gate
 STOP_SECONDS = 20.0  # stopping flushes the bitmap through every gate
-_BITMAP_SECONDS = 20.0
+_BITMAP_SECONDS = 10.0
 _BITMAP_BYTES = (BITMAP_SECTORS - BITMAP_START_SECTORS) * 512
 
 

@@ -32,19 +32,17 @@ run journalctl -b --no-pager -n 400 -u kubelet -u containerd
 def save_objects(cluster: Cluster, folder: Path) -> None:
     """``kubectl get snode,sdev,vvol,qui`` as people see it, and the objects whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save(folder / "get.txt", lambda: cluster.kubectl("get", "snode,sdev,vvol,qui"))
+    save(folder / "get.txt", lambda: cluster.kubectl("get", "snode,sdev,vvol,qui"))
     for plural in KINDS:
-        _save(folder / f"{plural}.yaml", lambda plural=plural: cluster.kubectl("get", plural, "-o", "yaml"))
+        save(folder / f"{plural}.yaml", lambda plural=plural: cluster.kubectl("get", plural, "-o", "yaml"))
 
 
 def collect(cluster: Cluster, faults: Faults, folder: Path) -> None:
     """Everything, one file each; what cannot be had says why in its file."""
     save_objects(cluster, folder)
-    _save(folder / "pods.txt", lambda: cluster.kubectl("get", "pods,pvc,pv,volumeattachments", "-A", "-o", "wide"))
-    _save(folder / "pods-described.txt", lambda: cluster.kubectl("describe", "pods", "-A"))
-    _save(
-        folder / "events.txt", lambda: cluster.kubectl("get", "events", "-A", "--sort-by=.metadata.creationTimestamp")
-    )
+    save(folder / "pods.txt", lambda: cluster.kubectl("get", "pods,pvc,pv,volumeattachments", "-A", "-o", "wide"))
+    save(folder / "pods-described.txt", lambda: cluster.kubectl("describe", "pods", "-A"))
+    save(folder / "events.txt", lambda: cluster.kubectl("get", "events", "-A", "--sort-by=.metadata.creationTimestamp"))
     try:
         pods = cluster.items("pods", "-n", NAMESPACE)
         nodes = cluster.items("nodes")
@@ -56,20 +54,21 @@ def collect(cluster: Cluster, faults: Faults, folder: Path) -> None:
         for state in container_states(pod):
             container = state["name"]
             argv = ("logs", "-n", NAMESPACE, name, "-c", container, "--timestamps")
-            _save(folder / "logs" / f"{name}-{container}.log", lambda argv=argv: cluster.kubectl(*argv))
+            save(folder / "logs" / f"{name}-{container}.log", lambda argv=argv: cluster.kubectl(*argv))
             if state["restartCount"]:
                 before = (*argv, "--previous")
-                _save(folder / "logs" / f"{name}-{container}-previous.log", lambda argv=before: cluster.kubectl(*argv))
+                save(folder / "logs" / f"{name}-{container}-previous.log", lambda argv=before: cluster.kubectl(*argv))
     for node in (each["metadata"]["name"] for each in nodes):
-        _save(
+        save(
             folder / "nodes" / f"{node}.txt",
             lambda node=node: faults.run(node, "sh", "-c", KERNEL, seconds=180, check=False),
         )
 
 
-def _save(path: Path, text: Callable[..., str]) -> None:
+def save(path: Path, text: Callable[..., str]) -> None:
+    """Write what ``text`` gives, or why it is not to be had."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.write_text(text())
-    except (DemoError, LabError) as error:
+    except (DemoError, LabError, OSError) as error:
         path.write_text(f"not to be had: {error}\n")

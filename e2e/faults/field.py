@@ -11,14 +11,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from demo.cluster import GROUP, KINDS, Cluster
-from demo.diagnostics import KERNEL
+from demo import diagnostics
+from demo.cluster import GROUP, Cluster
 from demo.install import NAMESPACE, device
 from lab import components, paths, processes
 from lab.api import wait_for
@@ -259,20 +258,13 @@ class Field:
 
     def collect(self, folder: Path) -> None:
         """Objects, logs and each node's kernel, in files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for plural in KINDS:
-            self._save(folder / f"{plural}.yaml", partial(self.cluster.kubectl, "get", plural, "-o", "yaml"))
-        self._save(folder / "events.txt", partial(self.cluster.kubectl, "get", "events", "-A"))
+        diagnostics.save_objects(self.cluster, folder)
+        diagnostics.save(folder / "events.txt", partial(self.cluster.kubectl, "get", "events", "-A"))
         for log in self.plane.folder.glob("operator*.log"):
-            self._save(folder / log.name, log.read_text)
+            diagnostics.save(folder / log.name, log.read_text)
         for node in self.nodes:
             for program in PROGRAMS:
-                self._save(folder / f"{node}-{program}.log", partial(self.run, node, "cat", f"/out/{program}.log"))
-            look = partial(self.run, node, "sh", "-c", KERNEL, seconds=180, check=False)
-            self._save(folder / f"{node}-kernel.txt", look)
-
-    def _save(self, path: Path, text: Callable[[], str]) -> None:
-        try:
-            path.write_text(text())
-        except Exception as error:  # what cannot be had says why in its file
-            path.write_text(f"not to be had: {error}\n")
+                text = partial(self.run, node, "cat", f"/out/{program}.log")
+                diagnostics.save(folder / f"{node}-{program}.log", text)
+            look = partial(self.run, node, "sh", "-c", diagnostics.KERNEL, seconds=180, check=False)
+            diagnostics.save(folder / f"{node}-kernel.txt", look)

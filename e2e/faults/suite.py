@@ -57,7 +57,11 @@ class Suite:
     def run(self, cases: Iterable[Case]) -> bool:
         """Until the first violation; whether there was none."""
         self.begin()
-        return all(not self.case(case).violations for case in cases)
+        for case in cases:
+            if self.case(case).violations:
+                self.field.collect(self._folder / f"case-{case.number}")
+                return False
+        return True
 
     def case(self, case: Case) -> Outcome:
         """Run one case; the volume is whole and written to before and, if there was no violation, after it."""
@@ -90,7 +94,7 @@ class Suite:
                 outcome.violations.append("interrupted: a pod ended although a good leg was in reach")
             if outcome.errors:
                 outcome.violations.append(f"interrupted: {outcome.errors} errors although a good leg was in reach")
-        self._tell(case, outcome)
+        self._tell(outcome)
         return outcome
 
     def make_whole(self) -> int:
@@ -168,10 +172,9 @@ class Suite:
         """A node that runs: where a scheduler would put the pod."""
         return next(name for name, guest in self.field.nodes.items() if guest.machine.alive())
 
-    def _tell(self, case: Case, outcome: Outcome) -> None:
+    def _tell(self, outcome: Outcome) -> None:
         if outcome.violations:
             say("   VIOLATION\n     " + "\n     ".join(outcome.violations[:20]))
-            self.field.collect(self._folder / f"case-{case.number}")
             return
         say(
             f"   whole after {outcome.whole_seconds:.0f} s; {outcome.acknowledged} acknowledged, longest pause "

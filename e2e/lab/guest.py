@@ -73,7 +73,6 @@ class Guest:
         )
 
     def __enter__(self) -> Guest:
-        sweep()
         try:
             with step(f"Booting a guest with kernel {self.kernel}", usually=20):
                 self.create()
@@ -84,7 +83,8 @@ class Guest:
         return self
 
     def create(self) -> None:
-        """Make its folder, its disks and its seed."""
+        """Make its folder, its disks and its seed; what guests of killed processes have left goes."""
+        sweep()
         self.folder.mkdir(parents=True)
         processes.record_self(self.folder)
         files = seed.agent_files(self.name, self.agent.token) | self._files

@@ -7,11 +7,12 @@ import time
 
 import pytest
 
+from demo.install import API_VERSION
 from demo.reality import look
 from faults.field import Object
 from faults.suite import Suite
 from lab.api import wait_for
-from millpond_core import quiesce
+from millpond_core import names, quiesce
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -50,9 +51,8 @@ def test_a_hold_ends_at_its_deadline_though_its_keeper_has_stopped(suite: Suite)
     field, volume = suite.field, suite.volume
     attach = volume.node()
     spec = {"scope": {"volumes": [volume.name]}, "holdIo": True, "deadlineSeconds": DEADLINE_SECONDS}
-    metadata = {"name": "by-hand"}
     field.cluster.apply(
-        {"apiVersion": "millpond.io/v1alpha1", "kind": "Quiescence", "metadata": metadata, "spec": spec}
+        {"apiVersion": API_VERSION, "kind": "Quiescence", "metadata": {"name": "by-hand"}, "spec": spec}
     )
 
     def still() -> bool:
@@ -66,7 +66,7 @@ def test_a_hold_ends_at_its_deadline_though_its_keeper_has_stopped(suite: Suite)
         time.sleep(2)
         assert volume.ledger.count == held, "a write was acknowledged while everything was to be still"
         volume.writes(seconds=BOUND_SECONDS)
-        assert not look(field, attach)["dm"][f"millpond-{volume.uuid}"]["suspended"], "the watchdog ended it"
+        assert not look(field, attach)["dm"][names.front(volume.uuid)]["suspended"], "the watchdog ended it"
     finally:
         field.signal_program(attach, "state-manager", signal.SIGCONT)
     wait_for(

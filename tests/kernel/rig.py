@@ -358,8 +358,3 @@ def present() -> set[str]:
     arrays = {entry for entry in sysfs.entries(block) if entry.startswith("md_mp")}
     mapped = {sysfs.peek(block / entry / "dm/name") for entry in sysfs.entries(block) if entry.startswith("dm-")}
     return arrays | {name for name in mapped if name.startswith(names.DM_PREFIX)}
-
-
-async def leftovers() -> list[str]:
-    """The same, sorted, for whoever awaits it."""
-    return sorted(present())

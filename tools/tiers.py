@@ -1,8 +1,9 @@
 """Runs the tiers of tests and sums them up.
 
-``tiers.py all`` is what ``make test`` does: each tier in turn, cheap ones first, with a deadline of its own. Every
-tier runs even when one before it failed, so that one run tells everything; the exit status is 0 only if all of them
-ran tests and none failed. JUnit files and logs land in ``build/``.
+``tiers.py all`` is what ``make test`` does: what runs in one process or in guests of its own two at a time, cheap ones
+first, then the cluster's tests alone, each with a deadline of its own. Every run is made even when one before it
+failed, so that one call tells everything; the exit status is 0 only if all of them ran tests and none failed. JUnit
+files and logs land in ``build/``.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 KERNELS = ("6.1", "6.12")
+SIDE_BY_SIDE = 2
+"""Of the runs that are mostly one process or one guest; the cluster's three guests need the machine for themselves."""
+TELL_SECONDS = 60.0
 UNIT_FOLDERS = ("repo", "core", "adapters", "node", "operator", "csi", "cli", "chart", "lab", "demo", "faults")
 E2E = ("e2e/tests/test_install.py", "e2e/tests/test_bad_input.py", "e2e/tests/test_main_job.py")
 CONFORMANCE = ("tests/conformance/test_interface.py", "tests/conformance/test_sanity_doubles.py")
@@ -96,37 +102,89 @@ def tiers(release: str) -> dict[str, list[Run]]:
     }
 
 
-def execute(run: Run) -> Result:
-    """Run it in a process group of its own; at its deadline the group is interrupted, then killed."""
-    print(f"\n=== {run.name}  (at most {run.minutes:g} min)", flush=True)
-    if run.junit is not None:
-        run.junit.unlink(missing_ok=True)
-    began = time.monotonic()
-    process = subprocess.Popen(run.argv, cwd=ROOT, env={**os.environ, **run.env}, start_new_session=True)
-    note = ""
-    try:
-        code = process.wait(run.minutes * 60)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
-        # SIGINT first: pytest and the lab then stop what they started.
-        note = f"not done after {run.minutes:g} min" if isinstance(reason, subprocess.TimeoutExpired) else "interrupted"
-        os.killpg(process.pid, signal.SIGINT)
+class Started:
+    """A run under way, in a process group of its own. With ``log`` its output goes there and is shown at its end."""
+
+    def __init__(self, run: Run, log: Path | None = None) -> None:
+        self.run, self.log, self.began = run, log, time.monotonic()
+        follow = f", follow it in {os.path.relpath(log, ROOT)}" if log else ""
+        print(f"\n=== {run.name}  (at most {run.minutes:g} min{follow})", flush=True)
+        if run.junit is not None:
+            run.junit.unlink(missing_ok=True)
+        out = log.open("wb") if log else None
         try:
-            process.wait(120)
+            self.process = subprocess.Popen(
+                run.argv, cwd=ROOT, env={**os.environ, **run.env}, start_new_session=True, stdout=out, stderr=out
+            )
+        finally:
+            if out:
+                out.close()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def progress(self) -> str:
+        """Its name, its minutes and the last line that it printed."""
+        said = self.log.read_text(errors="replace").split("\n") if self.log else []
+        last = next((line.strip() for line in reversed(said) if line.strip()), "")
+        return f"{self.run.name} ({self.seconds / 60:.0f} min): {last[-100:]}"
+
+    def interrupt(self) -> None:
+        """SIGINT, so that pytest and the lab stop what they started; SIGKILL after two minutes."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGINT)
+        try:
+            self.process.wait(120)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
-        code = 1
-        if isinstance(reason, KeyboardInterrupt):
-            raise
-    result = Result(run.name, time.monotonic() - began, note=note)
-    if run.junit is None:
-        result.passed, result.failed = (1, 0) if code == 0 else (0, 1)
-    else:
-        count(run.junit, result)
-        if code != 0 and result.failed == 0:
-            result.failed = 1
-            result.note = result.note or f"exit status {code}"
-    return result
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(30)
+
+    def result(self) -> Result | None:
+        """What came of it; None while it runs."""
+        note = ""
+        if self.process.poll() is None:
+            if self.seconds < self.run.minutes * 60:
+                return None
+            note = f"not done after {self.run.minutes:g} min"
+            self.interrupt()
+        result = Result(self.run.name, self.seconds, note=note)
+        failed = bool(note) or self.process.returncode != 0
+        if self.run.junit is None:
+            result.passed, result.failed = (0, 1) if failed else (1, 0)
+        else:
+            count(self.run.junit, result)
+            if failed and result.failed == 0:
+                result.failed = 1
+                result.note = result.note or f"exit status {self.process.returncode}"
+        if self.log:
+            print(f"\n=== {self.run.name} after {self.seconds:.0f} s", flush=True)
+            print(self.log.read_text(errors="replace"), flush=True)
+        return result
+
+
+def execute(runs: Sequence[Run], side_by_side: int = 1) -> list[Result]:
+    """Make the runs in order, so many at a time. Interrupted, it ends those that are under way."""
+    waiting, running, results = deque(runs), list[Started](), list[Result]()
+    told = time.monotonic()
+    try:
+        while waiting or running:
+            while waiting and len(running) < side_by_side:
+                run = waiting.popleft()
+                running.append(Started(run, BUILD / f"{run.name}.log" if side_by_side > 1 else None))
+            for each in list(running):
+                if (result := each.result()) is not None:
+                    running.remove(each)
+                    results.append(result)
+            if side_by_side > 1 and time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                print("\n".join(f"  ... {each.progress()}" for each in running), flush=True)
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        for each in running:
+            each.interrupt()
+        raise
+    return results
 
 
 def count(junit: Path, result: Result) -> None:
@@ -169,10 +227,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # who ends us ends what we have started
     BUILD.mkdir(exist_ok=True)
     table = tiers(options.kernel)
-    chosen = (
-        ("lint", "unit", "model", "api", "kernel", "faults", "cluster") if options.tier == "all" else (options.tier,)
-    )
-    return summarize([execute(run) for name in chosen for run in table[name]])
+    if options.tier != "all":
+        return summarize(execute(table[options.tier]))
+    # The one that waits most first, beside the rest.
+    small = [run for name in ("lint", "faults", "unit", "model", "api", "kernel") for run in table[name]]
+    return summarize([*execute(small, SIDE_BY_SIDE), *execute(table["cluster"])])
 
 
 if __name__ == "__main__":

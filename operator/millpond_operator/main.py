@@ -1,7 +1,8 @@
 """The operator's process: puts the parts together and runs until it is told to end.
 
 Environment: POD_NAMESPACE (Leases), POD_NAME (identity), HEALTH_PORT (8080; 0: none), FAILOVER (Pods or None, the
-default), LOG_LEVEL, KUBECONFIG outside of a cluster.
+default), REBUILDS_PER_NODE and REBUILDS_PER_CLUSTER (0, the default: any number at once), LOG_LEVEL, KUBECONFIG
+outside of a cluster.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from millpond_adapters.clock import SystemClock
 from millpond_adapters.kube import Access, ApiKube, load
 from millpond_core import names
 from millpond_core.errors import Invalid, MillpondError, NotFound
-from millpond_core.master.world import KINDS, Object
+from millpond_core.master.world import KINDS, Object, RebuildLimits
 from millpond_core.model import API_VERSION
 from millpond_core.ports import Kube
 from millpond_operator.events import Events, Sink
@@ -54,8 +55,9 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     port = int(os.environ.get("HEALTH_PORT", "8080")) if port is None else port
     moves_pods = _moves_pods(os.environ.get("FAILOVER", "None"))
+    rebuilds = RebuildLimits(per_node=_number("REBUILDS_PER_NODE"), per_cluster=_number("REBUILDS_PER_CLUSTER"))
     async with ApiKube(access, component=names.MASTER, namespace=namespace, instance=identity) as kube:
-        master = Master(kube, clock)
+        master = Master(kube, clock, rebuilds)
         leader = Leader(kube, clock, identity, namespace)
         heartbeats = Heartbeats(kube, clock, master, namespace)
         failover = Failover(kube, clock, master)
@@ -101,6 +103,13 @@ def _moves_pods(failover: str) -> bool:
     if failover not in ("Pods", "None"):
         raise Invalid(f"FAILOVER is {failover!r}: it must be Pods or None")
     return failover == "Pods"
+
+
+def _number(variable: str) -> int:
+    said = os.environ.get(variable, "0")
+    if not said.isdecimal():
+        raise Invalid(f"{variable} is {said!r}: it must be a whole number; 0: no limit")
+    return int(said)
 
 
 async def _kinds_are_there(kube: Kube, stop: asyncio.Event) -> bool:

@@ -10,7 +10,7 @@ from millpond_core import names
 from millpond_core.errors import Conflict, Invalid, MillpondError, NotFound
 from millpond_core.master import planner, quiescence
 from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Merge, Notice, Patch, Refuse, Step
-from millpond_core.master.world import KINDS, Health, Object, World
+from millpond_core.master.world import KINDS, UNLIMITED, Health, Object, RebuildLimits, World
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.ports import Clock, Kube
 from millpond_operator.agenda import Agenda, Key
@@ -26,14 +26,15 @@ RESYNC_SECONDS = 300.0
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before the next try after failures in a row."""
 
-_STARVING = ("NoRoom", "TooManyLegs")
+_STARVING = ("NoRoom", "TooManyLegs", "RebuildsLimited")
+"""What the next step of any other volume may end."""
 
 
 class Master:
     """One at a time: what is decided is decided from a world that has all that was written before."""
 
-    def __init__(self, kube: Kube, clock: Clock) -> None:
-        self.world = World()
+    def __init__(self, kube: Kube, clock: Clock, rebuilds: RebuildLimits = UNLIMITED) -> None:
+        self.world = World(rebuilds=rebuilds)
         self.agenda = Agenda()
         self.counts: Counter[str] = Counter()
         self._kube = kube
@@ -44,7 +45,7 @@ class Master:
         self._unreadable: set[Key] = set()
         """Objects that could not be decoded when they were read last."""
         self._starving: set[Key] = set()
-        """Volumes that wait for room."""
+        """Volumes that wait for room, or for their turn."""
 
     # --- what is known ---
 

@@ -202,6 +202,13 @@ def test_failover_can_be_left_to_kubernetes(wanted: str) -> None:
     assert ("millpond-failover" in of_kind(objects, "ValidatingAdmissionPolicy")) is (wanted == "Pods")
 
 
+def test_the_operator_is_told_how_many_rebuilds_may_run() -> None:
+    objects = template("--set", "rebuilds.perNode=7")
+    environment = dict(containers(objects))["millpond-operator/operator"]["env"]
+    assert {"name": "REBUILDS_PER_NODE", "value": "7"} in environment
+    assert {"name": "REBUILDS_PER_CLUSTER", "value": "0"} in environment
+
+
 def test_requests_have_their_own_priority(objects: list[Object]) -> None:
     schema = of_kind(objects, "FlowSchema")["millpond"]
     accounts = {subject["serviceAccount"]["name"] for subject in schema["spec"]["rules"][0]["subjects"]}
@@ -209,7 +216,13 @@ def test_requests_have_their_own_priority(objects: list[Object]) -> None:
 
 
 def test_values_that_make_no_sense_are_refused() -> None:
-    for setting in ("failover=Nodes", "operator.replicas=0", "storageClasses[0].copies=9", "operater.replicas=1"):
+    for setting in (
+        "failover=Nodes",
+        "operator.replicas=0",
+        "storageClasses[0].copies=9",
+        "rebuilds.perNode=-1",
+        "operater.replicas=1",
+    ):
         done = helm("template", "millpond", str(CHART), "--set", setting)
         assert done.returncode != 0, setting
 

@@ -30,7 +30,7 @@ from millpond_core import names
 from millpond_core.instants import seconds_stamp
 from millpond_core.master import changes, deleting, volume
 from millpond_core.master.steps import Act, Create, Merge, Refuse, Wait
-from millpond_core.master.world import Health, World
+from millpond_core.master.world import Health, RebuildLimits, World
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.storagedevice import StorageDeviceStatus
 from millpond_core.model.storagenode import StorageNodeStatus
@@ -110,6 +110,24 @@ def test_a_lost_leg_gets_a_spare_when_the_grace_period_is_over() -> None:
     assert after.status.mapping == STALE, "nothing changes but through a quiescence"
 
 
+def replacing(name: str = "v1", **fields: Any) -> VirtualVolume:
+    """Attached to n1, its leg on n2 lost, a spare on n3 ready."""
+    nodes = [
+        report("n1", "a", front="Active", paths=[PathReport(id="a", path="Up")]),
+        report("n2"),
+        report("n3", "c"),
+    ]
+    made = mapped(**{"mapping": STALE, "spares": [SPARE], "next_leg": 3, "nodes": nodes, **fields})
+    return msgspec.structs.replace(made, metadata=msgspec.structs.replace(made.metadata, name=name, uid=f"uid-{name}"))
+
+
+def rebuilding(name: str, at: str, attached: str, **fields: Any) -> VirtualVolume:
+    """Another volume, of which a leg is being rebuilt."""
+    mapping = legs(leg("a", attached), leg("b", at, "Rebuilding"))
+    made = replacing(name, spares=[], mapping=mapping, attachment=Attachment(node=attached, epoch=1), **fields)
+    return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, uuid=VID.replace("4f1c", "4f1d")))
+
+
 @pytest.mark.parametrize(
     ("status", "health", "reason"),
     [
@@ -120,16 +138,7 @@ def test_a_lost_leg_gets_a_spare_when_the_grace_period_is_over() -> None:
 def test_a_prepared_spare_calls_for_a_quiescence(
     status: dict[str, Any], health: dict[str, Health], reason: str
 ) -> None:
-    spared = mapped(
-        mapping=STALE,
-        spares=[SPARE],
-        next_leg=3,
-        nodes=[
-            report("n1", "a", front="Active", paths=[PathReport(id="a", path="Up")]),
-            report("n2"),
-            report("n3", "c"),
-        ],
-    )
+    spared = replacing()
     there = world(spared, *([] if status.get("claimed") else [lost("n2", since=NOW - 99)]), **health)
     decision = decided(there, NOW + 60)
     assert isinstance(decision, Act)
@@ -142,6 +151,54 @@ def test_a_prepared_spare_calls_for_a_quiescence(
     assert decided(world(spared, *there.devices.values(), made, **health), NOW + 60) == Wait(
         "Quiescing", f"quiescence {made.metadata.name} is under way"
     )
+
+
+@pytest.mark.parametrize(
+    ("others", "limits", "said"),
+    [
+        ([rebuilding("v2", "n3", "n2")], RebuildLimits(per_node=1), "1 rebuilds run at n3, as many as may at a node"),
+        ([rebuilding("v2", "n2", "n1")], RebuildLimits(per_node=1), "1 rebuilds run at n1, as many as may at a node"),
+        ([rebuilding("v2", "n2", "n4")], RebuildLimits(per_node=1), ""),
+        ([rebuilding("v2", "n2", "n4")], RebuildLimits(per_cluster=1), "1 rebuilds run, as many as may in the cluster"),
+        ([rebuilding("v2", "n3", "n1")], RebuildLimits(per_node=2, per_cluster=2), ""),
+        ([rebuilding("v2", "n3", "n1")], RebuildLimits(), ""),
+    ],
+    ids=["written-there", "copied-from-there", "elsewhere", "everywhere", "room-for-two", "no-limit"],
+)
+def test_a_rebuild_waits_for_its_turn(others: list[VirtualVolume], limits: RebuildLimits, said: str) -> None:
+    base = world(replacing(), lost("n2", since=NOW - 99), *others)
+    there = World(base.all(), limits)
+    decision = decided(there, NOW + 60)
+    if not said:
+        assert isinstance(decision, Act)
+        assert isinstance(decision.step, Create)
+        return
+    assert isinstance(decision, Wait)
+    assert (decision.reason, decision.until) == ("RebuildsLimited", NOW + 60 + volume.RETRY_SECONDS)
+    assert decision.message == f"leg c on n3 waits for its turn to be rebuilt: {said}"
+    for other in others:  # they are done
+        there.put(msgspec.structs.replace(other, status=msgspec.structs.replace(other.status, mapping=legs())))
+    assert isinstance(decided(there, NOW + 60), Act)
+
+
+def test_one_volume_has_no_more_turns_than_are_left() -> None:
+    """Of two spares that are ready one is taken, and one lost leg stays for which there is no turn yet."""
+    spares = [SPARE, msgspec.structs.replace(leg("d", "n4", "Rebuilding"), complete=False)]
+    gone = legs(leg("a", "n1"), leg("b", "n2", "Stale"), leg("e", "n2", "Stale", disk="d2"))
+    nodes = [*replacing().status.nodes, report("n4", "d")]
+    volume_ = replacing(mapping=gone, spares=spares, nodes=nodes, copies_wanted=3)
+    there = world(
+        volume_,
+        StorageNode(metadata=meta("n4")),
+        lost("n2", since=NOW - 99),
+        device("n2-d2", "n2", "Failed", since=NOW - 99),
+    )
+    change = changes.ready(World(there.all(), RebuildLimits(per_node=1)), volume_, NOW + 60)
+    assert change is not None
+    assert (len(change.adopt), len(change.retire)) == (1, 1)
+    change = changes.ready(there, volume_, NOW + 60)
+    assert change is not None
+    assert (len(change.adopt), len(change.retire)) == (2, 2)
 
 
 def test_nothing_is_changed_while_the_attach_node_reaches_no_leg_in_sync() -> None:

@@ -7,6 +7,7 @@ that a second failure inside a running quiescence is taken in by it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,8 +107,9 @@ def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
         return None
     sources = [leg for leg in v.in_reach(world, volume) if v.reached(volume, leg)]
     look = outlook(world, volume, now)
-    room = MAX_LEGS - len(volume.status.mapping.legs)
-    adopt = [spare for spare in look.spares if v.served(world, volume, spare)][: max(min(look.missing, room), 0)]
+    turns, _ = _turns(world, volume, [*_returning(world, volume, look), *_prepared(world, volume, look)])
+    rejoin = [leg for leg in turns if leg.state == "Stale"]
+    adopt = [leg for leg in turns if leg not in rejoin]
     unfilled = max(look.missing - len(adopt), 0)
     # A lost leg without a replacement stays: it may still come back.
     retire = [leg for leg, _ in look.lost][: max(len(look.lost) - unfilled, 0)]
@@ -118,8 +120,6 @@ def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
         retire += _surplus(look, good, volume.spec.layout.copies)
     if not any(leg not in retire for leg in sources):
         return None  # nothing could be copied from: the legs stay as they are, one may come back
-    absent = {leg.id for leg, _ in look.absent}
-    rejoin = [leg for leg in look.kept if leg.state == "Stale" and leg.id not in absent and v.back(world, volume, leg)]
     if not (retire or adopt or rejoin):
         return None
     reason: Reason = "Reconfigure"
@@ -132,6 +132,12 @@ def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
         rejoin=tuple(leg.id for leg in rejoin),
         why=_why(volume, losses, retire, adopt, rejoin),
     )
+
+
+def queued(world: World, volume: VirtualVolume, now: float) -> str:
+    """Why a leg that could be rebuilt is not: too many others are; empty: none waits for its turn."""
+    look = outlook(world, volume, now)
+    return _turns(world, volume, [*_returning(world, volume, look), *_prepared(world, volume, look)])[1]
 
 
 def operations(volume: VirtualVolume, change: Change) -> list[dict[str, Any]]:
@@ -173,6 +179,44 @@ def pause(world: World, volume: VirtualVolume, change: Change) -> float:
         again = [at for at, q in over if q.spec.reason == "Reconfigure" and at > last - STORM_SECONDS]
         until = max(until, last + quiesce.backoff_seconds(len(again)))
     return until if over else 0.0
+
+
+def _returning(world: World, volume: VirtualVolume, look: Outlook) -> list[Leg]:
+    """Legs that may catch up."""
+    absent = {leg.id for leg, _ in look.absent}
+    return [leg for leg in look.kept if leg.state == "Stale" and leg.id not in absent and v.back(world, volume, leg)]
+
+
+def _prepared(world: World, volume: VirtualVolume, look: Outlook) -> list[Leg]:
+    """Spares that may take the place of what is missing."""
+    room = MAX_LEGS - len(volume.status.mapping.legs)
+    return [spare for spare in look.spares if v.served(world, volume, spare)][: max(min(look.missing, room), 0)]
+
+
+def _turns(world: World, volume: VirtualVolume, candidates: list[Leg]) -> tuple[list[Leg], str]:
+    """Those whose rebuild may begin now, and why the others wait. Nothing is copied before the volume is attached, so
+    until then they need no turn.
+    """
+    attach, limits = volume.status.attachment.node, world.rebuild_limits
+    if not attach:
+        return candidates, ""
+    begun: Counter[str] = Counter()
+    turns: list[Leg] = []
+    why = ""
+    for leg in candidates:
+        nodes = sorted({leg.node, attach})
+        full = [node for node in nodes if 0 < limits.per_node <= world.rebuilding(node) + begun[node]]
+        everywhere = world.rebuilding() + len(turns)
+        if full:
+            why = f"{world.rebuilding(full[0]) + begun[full[0]]} rebuilds run at {full[0]}, as many as may at a node"
+        elif 0 < limits.per_cluster <= everywhere:
+            why = f"{everywhere} rebuilds run, as many as may in the cluster"
+        else:
+            turns.append(leg)
+            begun.update(nodes)
+            continue
+        why = f"leg {leg.id} on {leg.node} waits for its turn to be rebuilt: {why}"
+    return turns, why
 
 
 def _ended(q: Quiescence) -> float:

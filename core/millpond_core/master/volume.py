@@ -211,6 +211,8 @@ def quiesced(world: World, volume: VirtualVolume, now: float) -> Decision | None
     """A change that is ready gets its quiescence, together with those of its neighbours that have the same reason."""
     change = changes.ready(world, volume, now)
     if change is None:
+        if turn := changes.queued(world, volume, now):
+            return Wait("RebuildsLimited", turn, now + RETRY_SECONDS)
         # A leg that may be taken back shows first in its node's heartbeat, which is no event.
         stale = any(leg.state == "Stale" for leg in v.legs(volume))
         return Wait(until=now + LISTEN_SECONDS) if stale else None

@@ -43,10 +43,23 @@ class Health:
         return self.state, self.since, self.message, self.reason
 
 
+@dataclass(frozen=True, slots=True)
+class RebuildLimits:
+    """How many legs may be rebuilt at once; 0: any number."""
+
+    per_node: int = 0
+    """A rebuild counts on the node that is written to and on the one that copies, where the volume is attached."""
+    per_cluster: int = 0
+
+
+UNLIMITED = RebuildLimits()
+
+
 class World:
     """See the module."""
 
-    def __init__(self, objects: Iterable[Object] = ()) -> None:
+    def __init__(self, objects: Iterable[Object] = (), rebuilds: RebuildLimits = UNLIMITED) -> None:
+        self.rebuild_limits = rebuilds
         self.nodes: dict[str, StorageNode] = {}
         self.devices: dict[str, StorageDevice] = {}
         self.volumes: dict[str, VirtualVolume] = {}
@@ -64,6 +77,8 @@ class World:
         self._legs: dict[str, int] = defaultdict(int)
         self._at: dict[str, set[str]] = defaultdict(set)
         """By node: the volumes that concern it."""
+        self._rebuilding: dict[str, int] = defaultdict(int)
+        """By node: rebuilds that count there; all of them at ``""``."""
         self._uuids: dict[str, str] = {}
         self._called: dict[str, set[str]] = defaultdict(set)
         """By spec.uuid: the names of the volumes that have it; more than one where an object was copied."""
@@ -129,6 +144,10 @@ class World:
     def legs_on(self, uuid: str) -> int:
         """How many legs have an extent on a device."""
         return self._legs.get(uuid, 0)
+
+    def rebuilding(self, node: str = "") -> int:
+        """How many legs of attached volumes are being rebuilt, with a part of it on ``node``; empty: anywhere."""
+        return self._rebuilding.get(node, 0)
 
     def volumes_on(self, uuid: str) -> set[str]:
         """Names of the volumes with an extent on a device."""
@@ -206,6 +225,8 @@ class World:
                 self._legs[uuid] += 1
             for extent in leg.extents:
                 self._runs[extent.device_uuid].setdefault(name, []).append((extent.start, extent.length))
+        for node in _rebuilding(obj):
+            self._rebuilding[node] += 1
 
     def _forget(self, obj: Object) -> None:
         if isinstance(obj, StorageDevice):
@@ -224,6 +245,16 @@ class World:
             for uuid in {extent.device_uuid for extent in leg.extents}:
                 self._legs[uuid] -= 1
                 self._runs[uuid].pop(name, None)
+        for node in _rebuilding(obj):
+            self._rebuilding[node] -= 1
+
+
+def _rebuilding(volume: VirtualVolume) -> Iterator[str]:
+    """For each leg that is being rebuilt: ``""`` and the nodes that have a part in it."""
+    attach = volume.status.attachment.node
+    for leg in volume.status.mapping.legs if attach else ():
+        if leg.state == "Rebuilding" and not leg.releasing:
+            yield from ("", *{leg.node, attach})
 
 
 def concerned(volume: VirtualVolume) -> set[str]:

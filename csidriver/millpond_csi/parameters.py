@@ -100,7 +100,9 @@ PARAMETERS: dict[str, Parameter] = {
     "gracePeriodSeconds": Parameter(
         _integer(0, 86400), "Seconds for which a lost leg may come back before a spare replaces it (60)."
     ),
-    "unrecorded": Parameter(_one_of("Hold", "Fail"), "What writes do while a loss cannot be recorded (Hold)."),
+    "unrecorded": Parameter(
+        _one_of("Hold", "Fail"), "Whether writes wait while a loss cannot be recorded, or fail after a minute (Hold)."
+    ),
     "minInSync": Parameter(_integer(1, 4), "Below so many legs in sync, I/O holds (1)."),
     "maxRebuildRate": Parameter(_integer(0, 999_999_999), "Ceiling of a rebuild in KiB/s; 0: the kernel's own (0)."),
     "csi.storage.k8s.io/fstype": Parameter(_one_of(*FS_TYPES), "Filesystem of volumes that are mounted (ext4)."),

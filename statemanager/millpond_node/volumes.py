@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from millpond_core import names
-from millpond_core.errors import Busy, MillpondError
+from millpond_core.errors import Busy, Conflict, MillpondError
 from millpond_core.instants import stamp
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.virtualvolume import NodeReport, PathReport
@@ -54,6 +54,8 @@ class Volume:
         self.up_since: dict[str, float] = {}
         self.was_up: set[tuple[int, str]] = set()
         self.held_since: dict[str, float] = {}
+        self.unrecorded_since: float | None = None
+        """Since when the loss of a leg waits for its record (CLOCK_BOOTTIME)."""
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.begun: dict[str, float] = {}
         """Since when a task runs (CLOCK_BOOTTIME)."""
@@ -235,6 +237,8 @@ class Volumes:
         known.kernel = await self._looker.kernel(volume.spec.uuid, dict(self._devices.seen))
         around = await self._around(known)
         known.planned = plans.plan(volume, known.kernel, around, known.memory)
+        if not any(_loss(step) for part in known.planned.parts for step in part):
+            known.unrecorded_since = None
         self._clocks(known, around.now)
         for wait in known.planned.waits:
             self._say(known, logging.INFO, wait)
@@ -254,6 +258,7 @@ class Volumes:
             cut_off=_cut_off(known.kernel),
             zeroing=frozenset(k.removeprefix("zero ") for k in known.tasks if k.startswith("zero ")),
             connecting=frozenset(k.removeprefix("connect ") for k in known.tasks if k.startswith("connect ")),
+            unrecorded_since=known.unrecorded_since,
             severing_since=known.begun.get(SEVERING),
             halted=halted,
             hold=hold,
@@ -332,6 +337,8 @@ class Volumes:
                 try:
                     await self._executor.do(known, step)
                 except MillpondError as error:
+                    if _loss(step) and not isinstance(error, Conflict) and known.unrecorded_since is None:
+                        known.unrecorded_since = self._ports.clock.boottime()
                     level = logging.INFO if isinstance(error, Busy) else logging.WARNING
                     self._say(known, level, str(error))
                     failed = failed or error
@@ -462,6 +469,11 @@ class Volumes:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def _loss(step: Step) -> bool:
+    """Whether it records that a leg is lost for which writes wait."""
+    return isinstance(step, Record) and step.old == "InSync"
 
 
 def _gist(sentence: str) -> str:

@@ -99,26 +99,61 @@ def test_a_node_cut_off_from_the_storage_network_alone_is_named_and_loses_its_le
     heals(suite)
 
 
-def test_a_leg_that_fails_while_nobody_can_record_it_holds_writes_until_somebody_can(suite: Suite) -> None:
-    field, volume = suite.field, suite.volume
-    attach, lost = volume.node(), leg_node(suite)
-    leg: Object = next(leg for leg in volume.legs("InSync") if leg["node"] == lost)
-    device = leg["extents"][0]["device"]
-    field.signal_process("kube-apiserver", signal.SIGSTOP)
+@contextmanager
+def nobody_records(suite: Suite, lost: str) -> Iterator[tuple[str, int]]:
+    """The API server does not answer and the disk under the leg on ``lost`` is gone.
+
+    Gives the leg's id and how many writes were acknowledged when what was on its way was through. The API server is
+    back afterwards, the disk is not.
+    """
+    leg: Object = next(leg for leg in suite.volume.legs("InSync") if leg["node"] == lost)
+    suite.field.signal_process("kube-apiserver", signal.SIGSTOP)
     try:
-        field.unplug(lost, device)
-        time.sleep(10)  # what was on its way is through
-        held = volume.ledger.count
+        suite.field.unplug(lost, leg["extents"][0]["device"])
+        time.sleep(10)
+        yield leg["id"], suite.volume.ledger.count
+    finally:
+        suite.field.signal_process("kube-apiserver", signal.SIGCONT)
+
+
+def shown(suite: Suite, node: str) -> Object:
+    """What a node says of the volume where people look who cannot ask the API server."""
+    report: Object = json.loads(suite.field.run(node, "cat", f"/run/millpond/reports/{suite.volume.name}.json"))
+    return report
+
+
+def device_of(suite: Suite, node: str) -> str:
+    leg = next(leg for leg in suite.volume.legs() if leg["node"] == node)
+    return str(leg["extents"][0]["device"])
+
+
+def test_a_leg_that_fails_while_nobody_can_record_it_holds_writes_until_somebody_can(suite: Suite) -> None:
+    volume, attach, lost = suite.volume, suite.volume.node(), leg_node(suite)
+    device = device_of(suite, lost)
+    with nobody_records(suite, lost) as (leg, held):
         time.sleep(OUTAGE_SECONDS)
         assert volume.ledger.count == held, "a write was acknowledged on one leg, and nobody has recorded that"
-        shown = json.loads(field.run(attach, "cat", f"/run/millpond/reports/{volume.name}.json"))
-        holding = {path["id"]: path.get("holdingSince") for path in shown["paths"]}
-        assert holding[leg["id"]], f"the node itself does not show what it holds: {shown}"
-    finally:
-        field.signal_process("kube-apiserver", signal.SIGCONT)
+        holding = {path["id"]: path.get("holdingSince") for path in shown(suite, attach)["paths"]}
+        assert holding[leg], f"the node itself does not show what it holds: {holding}"
     back = time.monotonic()
     volume.writes(seconds=120, more=1)
     say(f"   writes went on {time.monotonic() - back:.1f} s after the API server was back")
     assert volume.legs("Stale", "Failed"), "recorded before it was acknowledged"
-    field.plug(lost, device)
+    suite.field.plug(lost, device)
+    heals(suite)
+
+
+def test_where_writes_may_fail_they_do_and_none_is_acknowledged_that_nobody_recorded(suite: Suite) -> None:
+    volume, attach, lost = suite.volume, suite.volume.node(), leg_node(suite)
+    device, pod = device_of(suite, lost), volume.pod
+    assert pod is not None
+    suite.field.merge("virtualvolumes", volume.name, {"spec": {"onFailure": {"unrecorded": "Fail"}}})
+    volume.writes(seconds=NAMED_SECONDS, more=100)  # by then its node has heard of it
+    with nobody_records(suite, lost) as (_, held):
+        wait_for(lambda: not pod.alive(), "the pod that waits for a write is ended", seconds=NAMED_SECONDS, every=1)
+        assert volume.ledger.count == held, "a write was acknowledged on one leg, and nobody has recorded that"
+        said = "onFailure.unrecorded is Fail"
+        wait_for(lambda: said in shown(suite, attach).get("message", ""), "the node says why", seconds=60, every=1)
+    suite.field.merge("virtualvolumes", volume.name, {"spec": {"onFailure": {"unrecorded": "Hold"}}})
+    suite.field.plug(lost, device)
     heals(suite)

@@ -10,6 +10,7 @@ from invariants import watch
 from node_cluster import Cluster
 
 from millpond_core.model.virtualvolume import Leg, OnFailure
+from millpond_core.nodeplan.attach import UNRECORDED_SECONDS
 
 
 async def mirrored(cluster: Cluster, *, attach: str = "n1", on_failure: OnFailure | None = None) -> None:
@@ -225,6 +226,49 @@ async def test_an_outage_of_the_api_server_holds_writes_and_loses_none(tmp_path:
             assert "API server" in shown.message, shown.message
         await cluster.until(lambda: write.done, seconds=30)
         assert cluster.states("v") == {"a": "InSync", "b": "Stale"}
+
+
+async def test_who_would_rather_fail_gets_errors_and_nothing_is_acknowledged_meanwhile(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        await mirrored(cluster, on_failure=OnFailure(unrecorded="Fail"))
+        front = cluster.world.front("n1", cluster.vvol("v").spec.uuid)
+        assert front is not None
+        front.openers = 1
+        watch(cluster, "v")
+        with cluster.kube.outage():
+            cluster.machine("n2").pull("nvme1")
+            write = cluster.write("n1", "v", 7, 77)
+            await cluster.pass_time(UNRECORDED_SECONDS - 5)
+            assert not write.done
+            assert "reads and writes fail in" in cluster.shown("n1", "v").message
+            await cluster.until(lambda: write.done, seconds=300)
+            assert write.state == "lost", "its pod was killed: md would have called it done"
+            late = cluster.write("n1", "v", 8, 88)
+            await cluster.until(lambda: late.done)
+            assert late.state == "failed"
+            await cluster.until(lambda: "unrecorded is Fail" in cluster.shown("n1", "v").message)
+        # Reports are tried again in seconds of ours.
+        await cluster.until(lambda: cluster.report("v", "n1").front == "Fenced", seconds=5000)
+        assert cluster.states("v") == {"a": "InSync", "b": "InSync"}, "nothing was acknowledged that one of them lacks"
+        front.openers = 0
+        await cluster.until(lambda: cluster.report("v", "n1").ended_epoch == 1)
+        await cluster.attach("v", "n1")
+        assert cluster.read("n1", "v", 300) == 2
+
+
+async def test_a_short_outage_costs_a_hold_even_where_writes_may_fail(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        await mirrored(cluster, on_failure=OnFailure(unrecorded="Fail"))
+        for _ in range(2):  # the clock begins anew with each loss
+            with cluster.kube.outage():
+                cluster.machine("n2").pull("nvme1")
+                write = cluster.write("n1", "v", 7, 77)
+                await cluster.pass_time(UNRECORDED_SECONDS - 20)
+            await cluster.until(lambda: write.done, seconds=30)  # noqa: B023
+            assert write.state == "acknowledged"
+            cluster.machine("n2").plug("nvme1")
+            await cluster.rejoin("v", "b")
+            await cluster.until(lambda: cluster.in_sync("v") == ["a", "b"])
 
 
 @pytest.mark.parametrize("nodes", [("n1",), ("n1", "n2")], ids=["one copy", "two copies"])

@@ -133,7 +133,11 @@ class OnFailure(Wire, frozen=True, kw_only=True):
     ] = 60
     unrecorded: Annotated[
         Literal["Hold", "Fail"],
-        Meta(description="Mutable. What writes do while the loss of a leg cannot be recorded."),
+        Meta(
+            description="Mutable. What writes do while the loss of a leg cannot be recorded because the API server is "
+            "away. Hold: they wait for it. Fail: after a minute reads and writes fail, processes that wait for one are "
+            "killed, and the volume comes up anew once the API server is back. Neither acknowledges anything meanwhile."
+        ),
     ] = "Hold"
     min_in_sync: Annotated[int, Meta(description="Mutable. Below this many legs in sync, I/O holds.", ge=1, le=4)] = 1
 

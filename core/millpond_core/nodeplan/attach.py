@@ -52,6 +52,10 @@ ATTACH_SECONDS = 60.0
 """For so long an attachment waits for a leg in sync at least: nobody's writes are held yet."""
 
 
+UNRECORDED_SECONDS = 60.0
+"""With ``onFailure.unrecorded: Fail``: writes fail when the loss of a leg could not be recorded for so long."""
+
+
 class Attaching:
     """One plan in the making: a ladder whose rungs each add steps; the first that adds any ends the plan.
 
@@ -372,6 +376,8 @@ class Attaching:
                     f"leg {leg.id}: {why}; writes wait, too few other legs are in sync to go on without it{hint}"
                 )
                 continue
+            if leg.state == "InSync" and self._ends_unrecorded(why):
+                return True
             stale = Record(leg=leg.id, old=leg.state, new="Stale", why=f"leg {leg.id} of {leg.node} is lost: {why}")
             leaves: list[Step] = []
             if self.stack.member(leg.id) is not None:
@@ -382,6 +388,19 @@ class Attaching:
             self.steps += [stale, *leaves] if leg.state == "InSync" else [*leaves, stale]
             return True
         return False
+
+    def _ends_unrecorded(self, why: str) -> bool:
+        """Whoever would rather have errors than wait gets them; still nothing is acknowledged that is not recorded."""
+        since = self.around.unrecorded_since
+        if self.volume.spec.on_failure.unrecorded != "Fail" or since is None or not self.memory.assembled:
+            return False
+        left = UNRECORDED_SECONDS - (self.around.now - since)
+        if left > 0:
+            self.waits.append(f"its loss cannot be recorded; reads and writes fail in {left:.0f} s if that stays so")
+            return False
+        said = f"{why}, and for {UNRECORDED_SECONDS:.0f} s that could not be recorded (onFailure.unrecorded is Fail)"
+        self.steps.append(Remember(changes={"broken": True, "broken_why": said}, why=f"{said}: reads and writes fail"))
+        return True
 
     def may_lose(self, leg: Leg) -> bool:
         """Enough other legs are good to go on without this one; never the last."""

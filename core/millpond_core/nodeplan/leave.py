@@ -132,14 +132,14 @@ def fence(plan: Attaching) -> None:
 
 
 def broken(plan: Attaching) -> None:
-    """No leg in sync can be reached in the life that it had, so nothing of this epoch can go on.
+    """No leg in sync can be reached in the life that it had, or a loss could not be recorded: this epoch is at its end.
 
     Every path is failed all the same, as a disk that failed without leaving answers again under its old number.
     """
     _end(
         plan,
-        path="leg {leg} is in a new life: nothing of this epoch is written to it",
-        said="every leg in sync has lost its disk's power, what was not flushed may be lost",
+        path="nothing more of this epoch is written to leg {leg}",
+        said=plan.memory.broken_why or "every leg in sync has lost its disk's power, what was not flushed may be lost",
     )
 
 

@@ -67,7 +67,9 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     leaving: bool = False
     """The stack is being taken down: that is finished first, also when the volume is wanted here again."""
     broken: bool = False
-    """Every leg in sync is in a new life: this stack cannot go on, reads and writes fail until it is gone."""
+    """This stack cannot or shall not go on: reads and writes fail until it is gone."""
+    broken_why: str = ""
+    """The reason, as people are told; empty: every leg in sync is in a new life."""
     generation: int = 0
     """Mapping generation in force here."""
     record_seq: int = 0
@@ -78,7 +80,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 def begun(epoch: int, legs: Mapping[str, LegMemory]) -> dict[str, Any]:
     """Changes of ``Memory`` as a stack begins under ``epoch``; with 0 and no legs: as one is gone."""
     blank = Memory()
-    fields = ("assembled", "leaving", "broken", "dirty", "max_rate")
+    fields = ("assembled", "leaving", "broken", "broken_why", "dirty", "max_rate")
     return {"epoch": epoch, "legs": dict(legs), **{field: getattr(blank, field) for field in fields}}
 
 
@@ -122,6 +124,8 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     """Legs of this volume that are being zeroed right now."""
     connecting: frozenset[str] = frozenset()
     """NQNs that are being connected right now."""
+    unrecorded_since: float | None = None
+    """Since when the loss of a leg could not be recorded (CLOCK_BOOTTIME); None: none waits for its record."""
     severing_since: float | None = None
     """Since when the front is being replaced by one that fails (CLOCK_BOOTTIME); None: it is not."""
     halted: bool = False

@@ -88,6 +88,9 @@ lab-down: ## Stop it and leave nothing behind
 	@$(PY) -m lab down
 
 ##@ Measure
-.PHONY: bench-thread
+.PHONY: bench-thread bench-datapath
 bench-thread: generate-stubs ## The main thread's figures, into docs/performance.md
 	@$(PY) -m bench.thread --kernel $(KERNEL)
+
+bench-datapath: ## Reads and writes beside md, LVM and DRBD, into docs/performance.md (KERNEL=)
+	@$(PY) -m bench.datapath --kernel $(KERNEL)

@@ -15,12 +15,13 @@ from pathlib import Path
 from bench.figures import Figures, described, replace_section
 
 from demo import install
-from demo.cli import lab_images, versions
+from demo.cli import versions
 from demo.cluster import Cluster
 from demo.errors import DemoError
 from demo.faults import Faults, LabFaults
 from demo.job import MIB, MainJob
 from demo.report import Report
+from demo.session import lab_images
 from demo.story import Story
 from demo.workload import Workload
 from lab import accel, components, images, kernels

@@ -16,6 +16,7 @@ from demo.errors import DemoError
 from demo.faults import LabFaults
 from demo.job import MainJob
 from demo.report import Report
+from demo.session import lab_images
 from demo.story import Story
 from demo.workload import Workload
 from lab import cluster as lab_cluster
@@ -177,8 +178,3 @@ def versions(cluster: Cluster) -> tuple[str, str]:
     """Kubernetes' and the nodes' kernel's."""
     info = cluster.items("nodes")[0]["status"]["nodeInfo"]
     return info["kubeletVersion"], info["kernelVersion"]
-
-
-def lab_images() -> install.Images:
-    """The images that the lab has baked in."""
-    return install.Images(images.MILLPOND, images.SIDECARS["csi-provisioner"], images.SIDECARS["csi-attacher"])

@@ -35,6 +35,11 @@ class Session:
     cluster: Cluster
     faults: Faults
     image: str
+    """The one that is baked in."""
+
+    def install(self, image: str = "") -> None:
+        """Install the chart, or bring it to ``image`` (one that the nodes have); returns before the pods are ready."""
+        install.chart(self.cluster, components.ensure("helm"), lab_images(image or self.image))
 
 
 _shared: list[Session | BaseException] = []
@@ -63,9 +68,7 @@ def _begin(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
     at_the_end(lambda: lab_cluster.down(name))
     kernel = os.environ.get("MILLPOND_KERNEL", kernels.DEFAULT)
     session = _session(lab_cluster.up(name, kernel=kernel, disks=DISKS, archives=[images.millpond()]))
-    sidecars = images.SIDECARS
-    wanted = install.Images(images.MILLPOND, sidecars["csi-provisioner"], sidecars["csi-attacher"])
-    install.chart(session.cluster, components.ensure("helm"), wanted)
+    session.install()
     install.ready(session.cluster)
     install.adopt(session.cluster, per_node=ADOPTED)
     return session
@@ -73,6 +76,11 @@ def _begin(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
 
 def _session(lab: lab_cluster.Cluster) -> Session:
     return Session(lab, Cluster(lab.kubeconfig, components.ensure("kubectl")), LabFaults(lab), images.MILLPOND)
+
+
+def lab_images(millpond: str = images.MILLPOND) -> install.Images:
+    """The images that the lab has baked in, but for ours if another is named."""
+    return install.Images(millpond, images.SIDECARS["csi-provisioner"], images.SIDECARS["csi-attacher"])
 
 
 def build_folder(name: str) -> Path:

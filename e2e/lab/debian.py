@@ -44,16 +44,19 @@ class Source:
         return f"deb {self.uri} {self.suite} main"
 
 
-def root() -> Path:
-    """The folder with ``root/`` (the system), ``6.1/`` and ``6.12/`` (``vmlinuz``, ``initrd``); built when missing."""
-    lines = sources()
-    key = cache.key(RECIPE, *PACKAGES, *map(str, lines), paths.GUEST_FILES / "initramfs-init", kernels.FINGERPRINT)
-    return cache.entry("debian", key, lambda scratch: _build(scratch, lines))
+def root(more: Sequence[str] = ()) -> Path:
+    """The folder with ``root/`` (the system), ``6.1/`` and ``6.12/`` (``vmlinuz``, ``initrd``); built when missing.
+
+    ``more``: packages that this system has besides.
+    """
+    lines, names = sources(), (*PACKAGES, *more)
+    key = cache.key(RECIPE, *names, *map(str, lines), paths.GUEST_FILES / "initramfs-init", kernels.FINGERPRINT)
+    return cache.entry("debian", key, lambda scratch: _build(scratch, names, lines))
 
 
-def disk() -> Path:
+def disk(more: Sequence[str] = ()) -> Path:
     """A raw ext4 image (sparse, 8 GiB) of that root folder, to be booted through an overlay."""
-    system = root()
+    system = root(more)
 
     def build(scratch: Path) -> None:
         with step("Making the guests' disk image", usually=15):
@@ -127,11 +130,11 @@ def bootstrap(
     run(isolated([*argv, SUITE, target, *map(str, lines)]), seconds=1800, log=log, next_step=next_step)
 
 
-def _build(scratch: Path, lines: list[Source]) -> None:
+def _build(scratch: Path, names: Sequence[str], lines: list[Source]) -> None:
     debs = scratch / "debs"
     debs.mkdir()
     with step(f"Bootstrapping Debian {SUITE} with its kernels for the guests", usually=100):
-        bootstrap(scratch / "root", PACKAGES, lines, variant="minbase", hooks=[_download_hook(debs)])
+        bootstrap(scratch / "root", names, lines, variant="minbase", hooks=[_download_hook(debs)])
     with step("Unpacking the kernels", usually=25):
         for kernel in kernels.KERNELS:
             kernels.unpack(debs / kernel, scratch / "root", scratch / kernel)

@@ -31,8 +31,8 @@ class Guest:
     """A guest; as a context manager it runs inside the block.
 
     ``disks`` NVMe disks of ``disk_mib`` MiB with serials ``<name>-disk1`` and on; ``mib`` of memory. ``files`` go over
-    its root. Guests that share a ``lan`` (``group:port``) reach each other there by ``number``
-    (:func:`lab.noderecord.address`).
+    its root; ``packages`` are installed besides. Guests that share a ``lan`` (``group:port``) reach each other there by
+    ``number`` (:func:`lab.noderecord.address`).
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Guest:
         lan: str = "",
         number: int = 1,
         files: Mapping[str, bytes | str] | None = None,
+        packages: Sequence[str] = (),
     ) -> None:
         self.kernel = kernels.check(kernel)
         self.name = name
@@ -58,8 +59,8 @@ class Guest:
         self._files = dict(files or {})
         self._spec = Spec(
             name=self.folder.name.lstrip("."),
-            boot=debian.root() / self.kernel,
-            root=debian.disk(),
+            boot=debian.root(packages) / self.kernel,
+            root=debian.disk(packages),
             seed=self.folder / "seed.tar",
             init="/usr/local/sbin/guest-init",
             disks=self.disks,

@@ -26,7 +26,7 @@ ORDER = (
     "test_volumes",
     "test_return",
     "test_blink",
-    "test_kills",
+    "test_restarts",
     "test_failover",
 )
 DELETE_SECONDS = 600.0

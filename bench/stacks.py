@@ -1,0 +1,213 @@
+"""In a guest of ``bench.datapath``: builds one stack over partitions and prints its device node.
+
+python3 -m bench.stacks <stack> <partition> [<second partition>]                on the node n1 that reads and writes
+python3 -m bench.stacks <stack> <partition> <address of n1> <address of n2>     there, of a stack over both nodes
+python3 -m bench.stacks serve <stack> <partition> <address of n1> <of n2>       on n2, first
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from millpond_adapters.dm import DeviceMapper
+from millpond_adapters.md import MdRaid
+from millpond_adapters.nvme_host import NvmeTcpHost
+from millpond_adapters.nvmet import NvmeTcpTarget
+from millpond_core import layout, names
+from millpond_core.units import MIB, SECTOR
+
+VOLUME_BYTES = 128 * MIB
+_UUID = "00000000-0000-4000-8000-00000000000{}"
+_HOST, _HOST_ID = names.host_nqn("bench", "n1"), names.host_id("bench", "n1")
+_META_SECTORS = 8 * MIB // SECTOR
+_DATA_SECTORS = VOLUME_BYTES // SECTOR
+
+dm, md = DeviceMapper(), MdRaid()
+
+
+def main() -> None:
+    """Entry point; whatever goes wrong is a traceback, which the host shows."""
+    what, *arguments = sys.argv[1:]
+    if what == "serve":
+        SERVED[arguments[0]](*arguments[1:])
+    else:
+        print(STACKS[what](*arguments))
+
+
+# --- what others use ----------------------------------------------------------------------------------------------
+
+
+def raw(partition: str) -> str:
+    return partition
+
+
+def linear(partition: str, sectors: int = _DATA_SECTORS, start: int = 0, name: str = "linear") -> str:
+    return _dm(f"bench-{name}", f"0 {sectors} linear {partition} {start}")
+
+
+def gate(partition: str, name: str) -> str:
+    table = layout.gate_table(partition, VOLUME_BYTES, holding=True)
+    return _dm(f"bench-gate-{name}", table)
+
+
+def mdadm(first: str, second: str, name: str = "10") -> str:
+    device = f"/dev/md{name}"
+    _run("mdadm", "--create", device, "--run", "--level=1", "--raid-devices=2", "--bitmap=internal", "--assume-clean",
+         "--metadata=1.2", first, second)  # fmt: skip
+    return device
+
+
+def gated(first: str, second: str) -> str:
+    return mdadm(gate(first, "a"), gate(second, "b"), "11")
+
+
+def dm_raid(first: str, second: str) -> str:
+    pairs = []
+    for leg, partition in (("a", first), ("b", second)):
+        meta = linear(partition, _META_SECTORS, 0, f"meta-{leg}")
+        _run("dd", "if=/dev/zero", f"of={meta}", "bs=1M", "count=8", "oflag=direct")
+        pairs += [meta, linear(partition, _DATA_SECTORS, _META_SECTORS, f"data-{leg}")]
+    return _dm("bench-raid", f"0 {_DATA_SECTORS} raid raid1 4 0 nosync region_size 2048 2 {' '.join(pairs)}")
+
+
+def lvm(first: str, second: str) -> str:
+    apart = ["--config", "activation{udev_sync=0 udev_rules=0} devices{use_devicesfile=0}"]
+    _run("vgcreate", *apart, "bench", first, second)
+    _run("lvcreate", *apart, "--yes", "--type=raid1", "--mirrors=1", "--nosync", "--wipesignatures=n", "--zero=n",
+         f"--size={VOLUME_BYTES}b", "--name=raid1", "bench")  # fmt: skip
+    return "/dev/mapper/bench-raid1"
+
+
+def drbd(partition: str, *addresses: str) -> str:
+    _drbd(partition, *addresses)
+    _run("drbdadm", "wait-connect", "r0")
+    # Both are empty: nothing needs to be copied first.
+    _run("drbdadm", "new-current-uuid", "--clear-bitmap", "r0/0")
+    _run("drbdadm", "primary", "r0")
+    return "/dev/drbd0"
+
+
+def _drbd(partition: str, first: str, second: str) -> None:
+    hosts = f"on n1 {{ address {first}:7789; }}\non n2 {{ address {second}:7789; }}"
+    Path("/etc/drbd.d/r0.res").write_text(
+        f"resource r0 {{ protocol C; device /dev/drbd0; disk {partition}; meta-disk internal;\n{hosts}\n}}\n"
+    )
+    _run("modprobe", "drbd")
+    _run("drbdadm", "create-md", "--force", "r0")
+    _run("drbdadm", "up", "r0")
+
+
+# --- Millpond -----------------------------------------------------------------------------------------------------
+
+
+def local(first: str, second: str) -> str:
+    """Two legs on this node."""
+    return asyncio.run(_millpond(_UUID.format(1), [(first, False), (second, False)]))
+
+
+def remote(partition: str, _: str, peer: str) -> str:
+    """One leg here, one on ``peer``."""
+
+    async def made() -> str:
+        uuid = _UUID.format(2)
+        nqn, namespace = _export_names(uuid)
+        controller = await NvmeTcpHost().connect(
+            nqn, f"{peer}:{names.NVME_PORT}", host_nqn=_HOST, host_id=_HOST_ID, namespace_uuid=namespace
+        )
+        ((number, _, _),) = controller.namespaces
+        return await _millpond(uuid, [(partition, False), (number, True)])
+
+    return asyncio.run(made())
+
+
+def _export(partition: str, _: str, address: str) -> None:
+    async def made() -> None:
+        uuid = _UUID.format(2)
+        await _leg(uuid, "b", partition)
+        nqn, namespace = _export_names(uuid)
+        await NvmeTcpTarget().export(
+            nqn,
+            f"/dev/mapper/{names.leg(uuid, 'b')}",
+            namespace_uuid=namespace,
+            serial=names.serial(uuid, "b"),
+            host_nqn=_HOST,
+            address=address,
+            port=names.NVME_PORT,
+        )
+
+    asyncio.run(made())
+
+
+def _export_names(uuid: str) -> tuple[str, str]:
+    return names.subsystem_nqn(uuid, "b", 1, "0123456789ab"), names.namespace_uuid(uuid, "b", 1, "0123456789ab")
+
+
+async def _leg(uuid: str, leg: str, partition: str) -> str:
+    name, sectors = names.leg(uuid, leg), layout.leg_sectors(VOLUME_BYTES)
+    made = await dm.create(name, names.dm_uuid(name), f"0 {sectors} linear {_number(partition)} 0")
+    return made.major_minor
+
+
+async def _millpond(uuid: str, places: list[tuple[str, bool]]) -> str:
+    """The stack as a state manager builds it: leg, path, gate, array, front. ``places``: where a leg is, and whether
+    that is a namespace of another node.
+    """
+    members = []
+    for slot, (place, away) in enumerate(places):
+        leg = "ab"[slot]
+        number = place if away else await _leg(uuid, leg, place)
+        path, gate_ = names.path(uuid, leg), names.gate(uuid, leg)
+        made = await dm.create(path, names.dm_uuid(path), layout.path_table(number, VOLUME_BYTES))
+        table = layout.gate_table(made.major_minor, VOLUME_BYTES, holding=True)
+        members.append((slot, (await dm.create(gate_, names.dm_uuid(gate_), table)).major_minor, away))
+    array = await md.assemble(
+        names.array(uuid),
+        raid_disks=len(members),
+        component_sectors=layout.component_sectors(VOLUME_BYTES),
+        members=members,
+    )
+    await md.acknowledge(names.array(uuid))
+    front = names.front(uuid)
+    await dm.create(front, names.dm_uuid(front), layout.front_table(array.major_minor, VOLUME_BYTES))
+    return f"/dev/mapper/{front}"
+
+
+# --- helpers ------------------------------------------------------------------------------------------------------
+
+
+def _number(device: str) -> str:
+    found = re.fullmatch(r"\d+:\d+", device)
+    return device if found else Path(f"/sys/class/block/{Path(device).resolve().name}/dev").read_text().strip()
+
+
+def _dm(name: str, table: str) -> str:
+    _run("dmsetup", "create", name, "--table", table)
+    return f"/dev/mapper/{name}"
+
+
+def _run(*argv: str) -> None:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(argv)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+STACKS: dict[str, Callable[..., str]] = {
+    "raw": raw,
+    "linear": linear,
+    "mdadm": mdadm,
+    "gated": gated,
+    "dm-raid": dm_raid,
+    "lvm": lvm,
+    "local": local,
+    "remote": remote,
+    "drbd": drbd,
+}
+SERVED: dict[str, Callable[[str, str, str], None]] = {"remote": _export, "drbd": _drbd}
+
+if __name__ == "__main__":
+    main()

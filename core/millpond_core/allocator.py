@@ -61,6 +61,8 @@ class Need:
     preferred: str = ""
     doubted: frozenset[str] = frozenset()
     """Nodes on which a leg of the volume was just lost: taken when no other has room."""
+    lost_devices: frozenset[str] = frozenset()
+    """Uuids of devices on which a leg of the volume was just lost: never taken, the next would be lost as well."""
     taken_nodes: frozenset[str] = frozenset()
     taken_values: frozenset[str] = frozenset()
     """Values of ``topology`` that other legs of the volume have."""
@@ -141,6 +143,11 @@ def in_another_domain(space: Space, need: Need) -> str:
     return f"a leg of this volume is in {need.topology}={value} already" if value in need.taken_values else ""
 
 
+def not_under_a_lost_leg(space: Space, need: Need) -> str:
+    """The leg that is to be replaced was not lost on this very device."""
+    return "the leg to be replaced was lost there" if space.uuid in need.lost_devices else ""
+
+
 def has_room(space: Space, need: Need) -> str:
     """Enough free units, in few enough runs that the leg has at most 256 extents."""
     if space.units < need.units:
@@ -157,6 +164,7 @@ PREDICATES: tuple[Callable[[Space, Need], str], ...] = (
     on_selected_node,
     on_another_node,
     in_another_domain,
+    not_under_a_lost_leg,
     has_room,
 )
 

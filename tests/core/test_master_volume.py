@@ -181,6 +181,26 @@ def test_a_rebuild_waits_for_its_turn(others: list[VirtualVolume], limits: Rebui
     assert isinstance(decided(there, NOW + 60), Act)
 
 
+def test_a_leg_that_never_stays_is_replaced() -> None:
+    """Its disk answers when it is asked who it is, and errors when it is written to."""
+    stale = mapped(mapping=STALE, conditions=degraded(NOW - 5))
+    takings = [quiescence(f"q{n}", "Released", at=NOW - 60 * n, reason="Reconfigure") for n in range(changes.RETAKEN)]
+    some = world(stale, *takings[1:])
+    assert [one.id for one, _ in changes.outlook(some, stale, NOW).lost] == []
+    often = world(stale, *takings)
+    assert [one.id for one, _ in changes.outlook(often, stale, NOW).lost] == ["b"]
+    decision = decided(often)
+    assert isinstance(decision, Act)
+    assert names.node_label("n3") in decision.step.patch["metadata"]["labels"], "a spare is to be made there"  # type: ignore[union-attr]
+    assert [one.id for one, _ in changes.outlook(often, stale, NOW + changes.STORM_SECONDS).lost] == []
+    away = [device(f"n3-d{n}", "n3", desired_state="Drained") for n in (1, 2)]
+    near = patched(world(stale, *takings, *away))
+    assert near.status.spares[0].extents[0].device == "n2-d2", "never where it was just lost"
+    decision = decided(world(stale, *takings, *away, device("n2-d2", "n2", desired_state="Drained")))
+    assert isinstance(decision, Wait)
+    assert "n2-d1 (n2): the leg to be replaced was lost there" in decision.message
+
+
 def test_one_volume_has_no_more_turns_than_are_left() -> None:
     """Of two spares that are ready one is taken, and one lost leg stays for which there is no turn yet."""
     spares = [SPARE, msgspec.structs.replace(leg("d", "n4", "Rebuilding"), complete=False)]

@@ -28,6 +28,9 @@ MAX_SPARES = 4
 STORM_SECONDS = 600.0
 """A leg that came back and was lost again within this time is taken back with a growing pause."""
 
+RETAKEN = 4
+"""Taken back so often within ``STORM_SECONDS`` and lost again, a leg is replaced: its disk answers, and fails."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
@@ -70,6 +73,7 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
     ends: list[float] = []
     deferred = set()
     grace = volume.spec.on_failure.grace_period_seconds
+    retaken = len(_retaken(world, volume, now))
     for leg in v.legs(volume):
         loss = v.loss(world, volume, leg)
         # Nothing could be copied before the volume is attached, and a node that boots again brings a good copy back.
@@ -83,6 +87,8 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
             kept.append(leg)
             absent.append((leg, loss))
             ends += [loss.since + grace] if math.isfinite(loss.since) else []
+        elif leg.state == "Stale" and retaken >= RETAKEN:
+            lost.append((leg, v.Loss(now, f"leg {leg.id} was taken back {retaken} times and lost again each time")))
         elif v.leaving(world, leg):
             leaving.append(leg)
         else:
@@ -176,9 +182,18 @@ def pause(world: World, volume: VirtualVolume, change: Change) -> float:
     last = over[0][0] if over else 0.0
     until = last + quiesce.backoff_seconds(aborted)
     if change.rejoin and not change.retire:
-        again = [at for at, q in over if q.spec.reason == "Reconfigure" and at > last - STORM_SECONDS]
-        until = max(until, last + quiesce.backoff_seconds(len(again)))
+        until = max(until, last + quiesce.backoff_seconds(len(_retaken(world, volume, last))))
     return until if over else 0.0
+
+
+def _retaken(world: World, volume: VirtualVolume, now: float) -> list[Quiescence]:
+    """The quiescences in which legs of the volume were lately taken back."""
+    name = volume.metadata.name
+    return [
+        q
+        for q in world.quiescences.values()
+        if name in q.status.volumes and q.spec.reason == "Reconfigure" and _ended(q) > now - STORM_SECONDS
+    ]
 
 
 def _returning(world: World, volume: VirtualVolume, look: Outlook) -> list[Leg]:

@@ -253,6 +253,7 @@ def _need(world: World, volume: VirtualVolume, look: changes.Outlook | None = No
     """What one more leg asks for, next to the legs that stay."""
     placement = volume.spec.placement
     near = [*look.kept, *look.spares] if look else []
+    lost = [leg for leg, _ in look.lost] if look else []
     values = set()
     for space in world.spaces() if near else ():
         value = topology_value(space, placement.spread_topology)
@@ -265,7 +266,8 @@ def _need(world: World, volume: VirtualVolume, look: changes.Outlook | None = No
         selector=placement.node_selector,
         topology=placement.spread_topology,
         preferred=placement.preferred_node,
-        doubted=frozenset(leg.node for leg, _ in look.lost) if look else frozenset(),
+        doubted=frozenset(leg.node for leg in lost),
+        lost_devices=frozenset(extent.device_uuid for leg in lost for extent in leg.extents),
         taken_nodes=frozenset(leg.node for leg in near),
         taken_values=frozenset(values),
     )

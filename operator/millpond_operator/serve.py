@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from aiohttp import web
 
+from millpond_core.instants import parse
+from millpond_core.master import volumes as v
 from millpond_core.master.world import World
+from millpond_core.model.virtualvolume import PathReport
 
 
 class Health:
@@ -75,4 +78,31 @@ def text(world: World, counts: Counter[str], *, leading: bool, waiting: int) -> 
             for d in world.devices.values()
         ),
     ]
+    held = [(name, node, path) for name, node, path in _paths(world) if path.holding_since]
+    lines += [
+        "# HELP millpond_volumes_holding Volumes of which reads or writes wait for a leg.",
+        "# TYPE millpond_volumes_holding gauge",
+        f"millpond_volumes_holding {len({name for name, _, _ in held})}",
+        "# HELP millpond_leg_holding_since_seconds Since when a node holds I/O for a leg (Unix time).",
+        "# TYPE millpond_leg_holding_since_seconds gauge",
+        *(
+            f'millpond_leg_holding_since_seconds{{volume="{name}",node="{node}",leg="{path.id}"}} '
+            f"{parse(path.holding_since) or 0.0:.0f}"
+            for name, node, path in held
+        ),
+    ]
+    legs = Counter(leg.state for volume in world.volumes.values() for leg in volume.status.mapping.legs)
+    lines += [
+        "# HELP millpond_legs Legs by recorded state.",
+        "# TYPE millpond_legs gauge",
+        *(f'millpond_legs{{state="{state}"}} {count}' for state, count in sorted(legs.items())),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _paths(world: World) -> Iterator[tuple[str, str, PathReport]]:
+    """Volume, attach node and each path that the node has reported."""
+    for name, volume in sorted(world.volumes.items()):
+        said = v.report(volume, volume.status.attachment.node)
+        for path in said.paths if said else ():
+            yield name, volume.status.attachment.node, path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,14 +24,12 @@ from master_world import (
 )
 
 from millpond_core import names
-from millpond_core.instants import seconds_stamp
+from millpond_core.instants import seconds_stamp, stamp
 from millpond_core.master import changes, node, planner, volume_status
 from millpond_core.master.steps import Act, Apply, Merge, Refuse, Wait, resting
 from millpond_core.master.world import Health, Object, World
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
-from millpond_core.model.virtualvolume import (
-    Scrub,
-)
+from millpond_core.model.virtualvolume import PathReport, Scrub
 from millpond_core.units import UNIT_BYTES
 
 
@@ -119,6 +118,40 @@ def test_one_sentence_says_what_why_and_until_when(volume_: VirtualVolume, objec
     fields = volume_status.status(there, volume_, Wait(), NOW)
     assert fields["phase"] == "Degraded"
     assert fields["copies"] == "1/2"
+    assert fields["message"] == said
+
+
+@pytest.mark.parametrize(
+    ("a_path", "front", "reason", "said"),
+    [
+        ("Up", "Active", "NothingHeld", ""),
+        (
+            "Up",
+            "HeldForB",
+            "LegAway",
+            "n1 holds reads and writes for leg b on n2 since 07:59:55: they go on when it answers, or without it once "
+            "that is recorded, about 08:00:05",
+        ),
+        (
+            "Down",
+            "HeldForB",
+            "LegAway",
+            "n1 holds reads and writes for leg b on n2 since 07:59:55: they go on when it answers, too few other legs "
+            "in sync are in reach",
+        ),
+        ("Up", "Suspended", "Quiescence", "n1 holds reads and writes for q1, until its deadline at the latest"),
+    ],
+)
+def test_a_volume_of_which_writes_wait_says_who_holds_them_since_when_and_until_when(
+    a_path: Any, front: str, reason: str, said: str
+) -> None:
+    away = PathReport(id="b", path="Down", holding_since=stamp(NOW - 5) if front == "HeldForB" else "")
+    paths = [PathReport(id="a", path=a_path), away]
+    state = "Suspended" if front == "Suspended" else "Active"
+    there = mapped(phase="Ready", nodes=[report("n1", "a", front=state, paths=paths), report("n2", "b")])
+    fields = volume_status.status(world(there, quiescence("q1", "Quiesced")), there, Wait(), NOW)
+    holding = next(one for one in fields["conditions"] if one.type == "Holding")
+    assert (holding.status, holding.reason, holding.message) == ("True" if said else "False", reason, said)
     assert fields["message"] == said
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import aiohttp
+import msgspec
 import pytest
 from harness import Cluster, attached, remote
 from scripted import FakeClock
@@ -15,6 +16,7 @@ from scripted import FakeClock
 from millpond_core import names
 from millpond_core.errors import Unavailable
 from millpond_core.model import StorageNode, VirtualVolume
+from millpond_core.model.virtualvolume import PathReport
 from millpond_core.testing.kube import MemoryKube
 from millpond_operator import leader as election
 from millpond_operator.agenda import Agenda, Key
@@ -165,6 +167,20 @@ async def test_a_missed_deletion_is_found_before_anything_is_decided(cluster: Cl
     assert "ghost" not in world.nodes
 
 
+async def test_held_volumes_are_counted_and_named(cluster: Cluster) -> None:
+    await attached(cluster)
+    world = cluster.master.world
+    (volume,) = world.volumes.values()
+    path = PathReport(id="b", path="Down", holding_since="2027-01-15T08:00:00.000000Z")
+    node = msgspec.structs.replace(volume.status.nodes[0], node=volume.status.attachment.node, paths=[path])
+    status = msgspec.structs.replace(volume.status, nodes=[node])
+    world.put(msgspec.structs.replace(volume, status=status))
+    shown = text(world, Counter(), leading=True, waiting=0)
+    assert "millpond_volumes_holding 1" in shown
+    labels = f'volume="{volume.metadata.name}",node="{node.node}",leg="b"'
+    assert f"millpond_leg_holding_since_seconds{{{labels}}} 1800000000" in shown
+
+
 async def test_what_is_served(cluster: Cluster) -> None:
     await attached(cluster)
     wrong = [""]
@@ -172,6 +188,8 @@ async def test_what_is_served(cluster: Cluster) -> None:
     assert "millpond_master_leading 1" in shown
     assert 'millpond_objects{kind="VirtualVolume",phase="Ready"} 1' in shown
     assert 'millpond_device_free_bytes{device="n3-d1",pool="default"} 1073741824' in shown
+    assert 'millpond_legs{state="InSync"} 2' in shown
+    assert "millpond_volumes_holding 0" in shown
     health = Health(0, alive=lambda: wrong[0], metrics=lambda: shown, host="127.0.0.1")
     async with health, aiohttp.ClientSession() as session:
         base = f"http://127.0.0.1:{health.port}"

@@ -3,6 +3,7 @@
 Ready           usable as it is now; kubectl wait --for=condition=Ready
 Progressing     something is under way that ends by itself
 Degraded        fewer copies in reach than asked for
+Holding         reads and writes wait: who holds them, since when, what ends it
 ScrubScheduled  false, there only where a schedule is asked for that nothing acts upon
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 from millpond_core import names
 from millpond_core.errors import Invalid
-from millpond_core.instants import clock, span
+from millpond_core.instants import clock, parse, span
 from millpond_core.machine import USABLE
 from millpond_core.master import changes, conditions
 from millpond_core.master import volumes as v
@@ -60,6 +61,7 @@ def _says(
 ) -> tuple[list[Says], str]:
     usable = phase in USABLE
     degraded = _degraded(world, volume, phase, now)
+    why_held, held = _holding(world, volume)
     under_way = _under_way(world, volume, phase, decision)
     reason, message = "", ""
     if isinstance(decision, Refuse):
@@ -75,10 +77,12 @@ def _says(
         reason, message = "NoCopyInReach", _unreachable(world, volume)
     if usable and (severed := _severed(volume)):
         usable, reason, message = False, "NeedsNewPods", severed
+    message = "; ".join(dict.fromkeys(part for part in (held, message) if part))
     ready = Says("Ready", usable, ("Degraded" if degraded else "AllCopies") if usable else reason or phase, message)
     progressing = Says("Progressing", bool(under_way), reason or phase if under_way else "Settled", under_way)
     short = Says("Degraded", bool(degraded), "FewerCopies" if degraded else "AllCopies", degraded)
-    return [ready, progressing, short], message
+    holding = Says("Holding", bool(held), why_held, held)
+    return [ready, progressing, short, holding], message
 
 
 def _degraded(world: World, volume: VirtualVolume, phase: VolumePhase, now: float) -> str:
@@ -105,6 +109,32 @@ def _degraded(world: World, volume: VirtualVolume, phase: VolumePhase, now: floa
     if not said and look.missing > 0:
         said.append(f"{look.missing} leg(s) missing; {_replacing(look)}")
     return "; ".join(said)
+
+
+def _holding(world: World, volume: VirtualVolume) -> tuple[str, str]:
+    """Why reads and writes wait, in a word, and what people should know of it; empty: they do not."""
+    node = volume.status.attachment.node
+    said = v.report(volume, node) if node else None
+    if said is None:
+        return "NothingHeld", ""
+    if said.front == "Suspended":
+        for_whom = ", ".join(v.covering(world, volume.metadata.name)) or "a quiescence"
+        return "Quiescence", f"{node} holds reads and writes for {for_whom}, until its deadline at the latest"
+    since = {path.id: at for path in said.paths if (at := parse(path.holding_since)) is not None}
+    told = []
+    for leg in v.legs(volume):
+        if leg.id not in since:
+            continue
+        what = f"{node} holds reads and writes for leg {leg.id} on {leg.node} since {clock(since[leg.id])}"
+        others = [other for other in v.in_reach(world, volume) if other.id != leg.id and v.reached(volume, other)]
+        if leg.state == "InSync" and len(others) >= volume.spec.on_failure.min_in_sync:
+            until = since[leg.id] + volume.spec.on_failure.hold_seconds
+            told.append(
+                f"{what}: they go on when it answers, or without it once that is recorded, about {clock(until)}"
+            )
+        else:
+            told.append(f"{what}: they go on when it answers, too few other legs in sync are in reach")
+    return ("LegAway", "; ".join(told)) if told else ("NothingHeld", "")
 
 
 def _replacing(look: changes.Outlook) -> str:

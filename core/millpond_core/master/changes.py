@@ -88,7 +88,9 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
             absent.append((leg, loss))
             ends += [loss.since + grace] if math.isfinite(loss.since) else []
         elif leg.state == "Stale" and retaken >= RETAKEN:
-            lost.append((leg, v.Loss(now, f"leg {leg.id} was taken back {retaken} times and lost again each time")))
+            lost.append(
+                (leg, v.Loss(math.inf, f"leg {leg.id} was taken back {retaken} times and lost again each time"))
+            )
         elif v.leaving(world, leg):
             leaving.append(leg)
         else:

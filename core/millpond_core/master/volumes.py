@@ -22,7 +22,7 @@ class Loss(NamedTuple):
     """A leg is out of reach."""
 
     since: float
-    """Seconds since the epoch; infinite: only just, no one has noted it yet."""
+    """Seconds since the epoch; infinite: only just, no one has noted it yet; or it does not matter."""
     why: str
     node_failed: bool = False
 

@@ -24,6 +24,7 @@ from lab.progress import say, step
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mdadm", "lvm2", "drbd-utils", "fdisk")
+MODULES = ("nvme-tcp", "nvmet-tcp", "dm-multipath", "dm-raid", "raid1")
 DISK_MIB = 2048
 PART_MIB = 160
 SIZE_MIB = 96
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.datapath", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kernel", choices=kernels.KERNELS, default=kernels.DEFAULT)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each load in each round")
+    parser.add_argument("--seconds", type=int, default=1, help="of each load in each round")
     arguments = parser.parse_args(argv)
     rounds, release = measure(arguments.kernel, arguments.rounds, arguments.seconds)
     kvm = "kvm" in " ".join(accel.flags())
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # --- measuring ----------------------------------------------------------------------------------------------------
 
 
-def measure(kernel: str, rounds: int, seconds: float) -> tuple[Rounds, str]:
+def measure(kernel: str, rounds: int, seconds: int) -> tuple[Rounds, str]:
     """Boot, build every stack, and go round them; also the kernel's release."""
     out = ROOT / "build" / "bench" / f"datapath-{kernel}"
     out.mkdir(parents=True, exist_ok=True)
@@ -153,7 +154,7 @@ def measure(kernel: str, rounds: int, seconds: float) -> tuple[Rounds, str]:
             results: dict[str, list[float]] = {}
             with step(f"Round {turn + 1} of {rounds}", usually=len(STACKS) * len(LOADS) * (seconds + 0.5)):
                 for name in order[shift:] + order[:shift]:
-                    argv = ["fio", "--output-format=json", f"--filename={devices[name]}", "/etc/lab/fio"]
+                    argv = ["env", f"DEVICE={devices[name]}", "fio", "--output-format=json", "/etc/lab/fio"]
                     said = first.agent.run(argv, seconds=len(LOADS) * (seconds + 5) + 60).stdout
                     report = json.loads(said[said.index("{") :])
                     (out / f"round-{turn + 1}-{name}.json").write_text(json.dumps(report, indent=1))
@@ -165,9 +166,9 @@ def measure(kernel: str, rounds: int, seconds: float) -> tuple[Rounds, str]:
         second.close()
 
 
-def _jobs(seconds: float) -> str:
+def _jobs(seconds: int) -> str:
     lines = ["[global]", "ioengine=libaio", "direct=1", "time_based", f"runtime={seconds}", f"size={SIZE_MIB}M"]
-    lines += ["group_reporting", "randrepeat=0", "norandommap", ""]
+    lines += ["filename=${DEVICE}", "randrepeat=0", "norandommap", ""]
     for position, load in enumerate(LOADS):
         lines += [f"[{position}]", "stonewall", f"rw={load.rw}", f"bs={load.block}", f"iodepth={load.depth}"]
         lines += ["fsync=1", ""] if load.sync else [""]
@@ -185,6 +186,7 @@ def _build(first: Guest, second: Guest) -> dict[str, str]:
             parts = "".join(f"size={PART_MIB}MiB\n" for _ in STACKS)
             guest.agent.run(["sh", "-c", f"printf 'label: gpt\\n{parts}' | sfdisk -q {_disk(guest, disk.name)}"])
         guest.agent.run(["udevadm", "settle"], seconds=60)
+        guest.agent.run(["modprobe", "-a", *MODULES], seconds=60)
     # It answers md's harmless waits, as on every node.
     env = first.environment()
     first.agent.run(["sh", "-c", "mkdir -p /run/millpond; setsid python3 -m millpond_node.watchdog "

@@ -8,6 +8,7 @@ python3 -m bench.stacks serve <stack> <partition> <address of n1> <of n2>       
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -33,6 +34,7 @@ dm, md = DeviceMapper(), MdRaid()
 def main() -> None:
     """Entry point; whatever goes wrong is a traceback, which the host shows."""
     what, *arguments = sys.argv[1:]
+    os.environ["DM_DISABLE_UDEV"] = "1"  # as in our containers: device nodes are made by whoever makes the device
     if what == "serve":
         SERVED[arguments[0]](*arguments[1:])
     else:
@@ -76,7 +78,7 @@ def dm_raid(first: str, second: str) -> str:
 
 
 def lvm(first: str, second: str) -> str:
-    apart = ["--config", "activation{udev_sync=0 udev_rules=0} devices{use_devicesfile=0}"]
+    apart = ["--config", "activation{monitoring=0} devices{use_devicesfile=0}"]
     _run("vgcreate", *apart, "bench", first, second)
     _run("lvcreate", *apart, "--yes", "--type=raid1", "--mirrors=1", "--nosync", "--wipesignatures=n", "--zero=n",
          f"--size={VOLUME_BYTES}b", "--name=raid1", "bench")  # fmt: skip
@@ -93,6 +95,8 @@ def drbd(partition: str, *addresses: str) -> str:
 
 
 def _drbd(partition: str, first: str, second: str) -> None:
+    # Its users are counted by a server of its makers' unless it is told not to.
+    Path("/etc/drbd.d/global_common.conf").write_text("global { usage-count no; }\n")
     hosts = f"on n1 {{ address {first}:7789; }}\non n2 {{ address {second}:7789; }}"
     Path("/etc/drbd.d/r0.res").write_text(
         f"resource r0 {{ protocol C; device /dev/drbd0; disk {partition}; meta-disk internal;\n{hosts}\n}}\n"

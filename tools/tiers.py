@@ -165,6 +165,8 @@ class Started:
 
 def execute(runs: Sequence[Run], side_by_side: int = 1) -> list[Result]:
     """Make the runs in order, so many at a time. Interrupted, it ends those that are under way."""
+    # What is started in the background ignores SIGINT, and so would all that is started from there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     waiting, running, results = deque(runs), list[Started](), list[Result]()
     told = time.monotonic()
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from millpond_core import names
-from millpond_core.errors import Busy, Conflict, MillpondError
+from millpond_core.errors import Busy, MillpondError
 from millpond_core.instants import stamp
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.virtualvolume import NodeReport, PathReport
@@ -239,6 +239,8 @@ class Volumes:
         known.planned = plans.plan(volume, known.kernel, around, known.memory)
         if not any(_loss(step) for part in known.planned.parts for step in part):
             known.unrecorded_since = None
+        elif known.unrecorded_since is None:
+            known.unrecorded_since = around.now
         self._clocks(known, around.now)
         for wait in known.planned.waits:
             self._say(known, logging.INFO, wait)
@@ -337,8 +339,6 @@ class Volumes:
                 try:
                     await self._executor.do(known, step)
                 except MillpondError as error:
-                    if _loss(step) and not isinstance(error, Conflict) and known.unrecorded_since is None:
-                        known.unrecorded_since = self._ports.clock.boottime()
                     level = logging.INFO if isinstance(error, Busy) else logging.WARNING
                     self._say(known, level, str(error))
                     failed = failed or error
@@ -472,8 +472,9 @@ class Volumes:
 
 
 def _loss(step: Step) -> bool:
-    """Whether it records that a leg is lost for which writes wait."""
-    return isinstance(step, Record) and step.old == "InSync"
+    """Whether it records that a leg is lost for which writes wait, or ends the epoch because nobody can."""
+    ends = isinstance(step, Remember) and bool(step.changes.get("broken"))
+    return ends or (isinstance(step, Record) and step.old == "InSync")
 
 
 def _gist(sentence: str) -> str:

@@ -125,7 +125,7 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     connecting: frozenset[str] = frozenset()
     """NQNs that are being connected right now."""
     unrecorded_since: float | None = None
-    """Since when the loss of a leg could not be recorded (CLOCK_BOOTTIME); None: none waits for its record."""
+    """Since when the loss of a leg waits for its record (CLOCK_BOOTTIME); None: none does."""
     severing_since: float | None = None
     """Since when the front is being replaced by one that fails (CLOCK_BOOTTIME); None: it is not."""
     halted: bool = False

@@ -58,6 +58,7 @@ class MemoryKube:
         self._changed = asyncio.Event()
         self._broken = 0
         self._out = False
+        self._patience = 0.0
         self.events: list[RecordedEvent] = []
         self.calls: list[tuple[str, str]] = []
         """(verb, kind or path) of each request in order."""
@@ -69,9 +70,11 @@ class MemoryKube:
         self._failures += [(verb, error)] * times
 
     @contextmanager
-    def outage(self) -> Iterator[None]:
-        """Nobody answers: calls raise Unavailable, watches are silent; they relist when it is over."""
-        self._out = True
+    def outage(self, patience: float = 0.0) -> Iterator[None]:
+        """Nobody answers: calls raise Unavailable after ``patience`` seconds, watches are silent and relist when it is
+        over.
+        """
+        self._out, self._patience = True, patience
         try:
             yield
         finally:
@@ -226,6 +229,7 @@ class MemoryKube:
                 del self._failures[at]
                 raise error
         if self._out:
+            await asyncio.sleep(self._patience)
             raise Unavailable("the API server does not answer")
 
     async def _up(self) -> None:

@@ -358,7 +358,8 @@ class Volumes:
         elif isinstance(step, KillPods):
             self.herald.tell(known.volume, "PodsKilled", step.why, warning=True)
         elif isinstance(step, Remember) and step.changes.get("broken"):
-            self.herald.tell(known.volume, "EveryLegLost", step.why, warning=True)
+            reason = "LossUnrecorded" if step.changes.get("broken_why") else "EveryLegLost"
+            self.herald.tell(known.volume, reason, step.why, warning=True)
 
     def _say(self, known: Volume, level: int, what: str) -> None:
         """Log what holds on, once."""

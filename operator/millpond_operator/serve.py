@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from aiohttp import web
 
-from millpond_core.instants import parse
 from millpond_core.master import volumes as v
 from millpond_core.master.world import World
-from millpond_core.model.virtualvolume import PathReport
 
 
 class Health:
@@ -78,17 +76,18 @@ def text(world: World, counts: Counter[str], *, leading: bool, waiting: int) -> 
             for d in world.devices.values()
         ),
     ]
-    held = [(name, node, path) for name, node, path in _paths(world) if path.holding_since]
+    held = [(volume, since) for volume in world.volumes.values() if (since := v.holding(volume))]
     lines += [
         "# HELP millpond_volumes_holding Volumes of which reads or writes wait for a leg.",
         "# TYPE millpond_volumes_holding gauge",
-        f"millpond_volumes_holding {len({name for name, _, _ in held})}",
+        f"millpond_volumes_holding {len(held)}",
         "# HELP millpond_leg_holding_since_seconds Since when a node holds I/O for a leg (Unix time).",
         "# TYPE millpond_leg_holding_since_seconds gauge",
         *(
-            f'millpond_leg_holding_since_seconds{{volume="{name}",node="{node}",leg="{path.id}"}} '
-            f"{parse(path.holding_since) or 0.0:.0f}"
-            for name, node, path in held
+            f'millpond_leg_holding_since_seconds{{volume="{volume.metadata.name}",'
+            f'node="{volume.status.attachment.node}",leg="{leg}"}} {at:.0f}'
+            for volume, since in held
+            for leg, at in since.items()
         ),
     ]
     legs = Counter(leg.state for volume in world.volumes.values() for leg in volume.status.mapping.legs)
@@ -98,11 +97,3 @@ def text(world: World, counts: Counter[str], *, leading: bool, waiting: int) -> 
         *(f'millpond_legs{{state="{state}"}} {count}' for state, count in sorted(legs.items())),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _paths(world: World) -> Iterator[tuple[str, str, PathReport]]:
-    """Volume, attach node and each path that the node has reported."""
-    for name, volume in sorted(world.volumes.items()):
-        said = v.report(volume, volume.status.attachment.node)
-        for path in said.paths if said else ():
-            yield name, volume.status.attachment.node, path

@@ -73,7 +73,6 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
     ends: list[float] = []
     deferred = set()
     grace = volume.spec.on_failure.grace_period_seconds
-    retaken = len(_retaken(world, volume, now))
     for leg in v.legs(volume):
         loss = v.loss(world, volume, leg)
         # Nothing could be copied before the volume is attached, and a node that boots again brings a good copy back.
@@ -87,7 +86,7 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
             kept.append(leg)
             absent.append((leg, loss))
             ends += [loss.since + grace] if math.isfinite(loss.since) else []
-        elif leg.state == "Stale" and retaken >= RETAKEN:
+        elif leg.state == "Stale" and (retaken := len(_retaken(world, volume, now))) >= RETAKEN:
             lost.append(
                 (leg, v.Loss(math.inf, f"leg {leg.id} was taken back {retaken} times and lost again each time"))
             )
@@ -115,7 +114,7 @@ def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
         return None
     sources = [leg for leg in v.in_reach(world, volume) if v.reached(volume, leg)]
     look = outlook(world, volume, now)
-    turns, _ = _turns(world, volume, [*_returning(world, volume, look), *_prepared(world, volume, look)])
+    turns, _ = _turns(world, volume, look)
     rejoin = [leg for leg in turns if leg.state == "Stale"]
     adopt = [leg for leg in turns if leg not in rejoin]
     unfilled = max(look.missing - len(adopt), 0)
@@ -144,8 +143,7 @@ def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
 
 def queued(world: World, volume: VirtualVolume, now: float) -> str:
     """Why a leg that could be rebuilt is not: too many others are; empty: none waits for its turn."""
-    look = outlook(world, volume, now)
-    return _turns(world, volume, [*_returning(world, volume, look), *_prepared(world, volume, look)])[1]
+    return _turns(world, volume, outlook(world, volume, now))[1]
 
 
 def operations(volume: VirtualVolume, change: Change) -> list[dict[str, Any]]:
@@ -210,10 +208,11 @@ def _prepared(world: World, volume: VirtualVolume, look: Outlook) -> list[Leg]:
     return [spare for spare in look.spares if v.served(world, volume, spare)][: max(min(look.missing, room), 0)]
 
 
-def _turns(world: World, volume: VirtualVolume, candidates: list[Leg]) -> tuple[list[Leg], str]:
-    """Those whose rebuild may begin now, and why the others wait. Nothing is copied before the volume is attached, so
-    until then they need no turn.
+def _turns(world: World, volume: VirtualVolume, look: Outlook) -> tuple[list[Leg], str]:
+    """Legs whose rebuild may begin now, those that return first, and why the others wait. Nothing is copied before the
+    volume is attached, so until then they need no turn.
     """
+    candidates = [*_returning(world, volume, look), *_prepared(world, volume, look)]
     attach, limits = volume.status.attachment.node, world.rebuild_limits
     if not attach:
         return candidates, ""

@@ -14,7 +14,7 @@ from typing import Any
 
 from millpond_core import names
 from millpond_core.errors import Invalid
-from millpond_core.instants import clock, parse, span
+from millpond_core.instants import clock, span
 from millpond_core.machine import USABLE
 from millpond_core.master import changes, conditions
 from millpond_core.master import volumes as v
@@ -120,7 +120,7 @@ def _holding(world: World, volume: VirtualVolume) -> tuple[str, str]:
     if said.front == "Suspended":
         for_whom = ", ".join(v.covering(world, volume.metadata.name)) or "a quiescence"
         return "Quiescence", f"{node} holds reads and writes for {for_whom}, until its deadline at the latest"
-    since = {path.id: at for path in said.paths if (at := parse(path.holding_since)) is not None}
+    since = v.holding(volume)
     told = []
     for leg in v.legs(volume):
         if leg.id not in since:

@@ -75,6 +75,14 @@ def path_report(volume: VirtualVolume, leg: Leg) -> PathReport | None:
     return next((one for one in entry.paths if one.id == leg.id), None)
 
 
+def holding(volume: VirtualVolume) -> dict[str, float]:
+    """Since when the attach node holds I/O for legs (seconds since the epoch), by id; those that wait for nothing are
+    not there.
+    """
+    said = report(volume, volume.status.attachment.node)
+    return {path.id: at for path in said.paths if (at := parse(path.holding_since)) is not None} if said else {}
+
+
 def prepared(volume: VirtualVolume, leg: Leg) -> bool:
     """Whether a leg's node has it zeroed, labelled and mapped."""
     said = leg_report(volume, leg)

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.figures import described, number, replace_section
+from bench.figures import described, host, number, replace_section
 
-from lab import accel, kernels
+from lab import kernels
 from lab.guest import Guest
-from lab.ports import free_udp_port
+from lab.ports import free_lan
 from lab.progress import say, step
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,10 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=int, default=1, help="of each load in each round")
     arguments = parser.parse_args(argv)
     rounds, release = measure(arguments.kernel, arguments.rounds, arguments.seconds)
-    kvm = "kvm" in " ".join(accel.flags())
     machine = {
         "kernel": release,
-        "host": f"{os.cpu_count()} cores, Linux {platform.release()}, {'KVM' if kvm else 'no KVM'}",
+        "host": host(),
         "rounds": f"{arguments.rounds} of {arguments.seconds:g} s for each load",
     }
     command = f"make bench-datapath KERNEL={arguments.kernel}"
@@ -124,7 +121,7 @@ def measure(kernel: str, rounds: int, seconds: int) -> tuple[Rounds, str]:
     """Boot, build every stack, and go round them; also the kernel's release."""
     out = ROOT / "build" / "bench" / f"datapath-{kernel}"
     out.mkdir(parents=True, exist_ok=True)
-    lan = f"230.{os.urandom(1)[0]}.{os.urandom(1)[0]}.1:{free_udp_port()}"
+    lan = free_lan()
     first, second = (
         Guest(
             kernel=kernel,

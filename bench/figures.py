@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from lab import accel
 
 
 @dataclass
@@ -45,6 +49,12 @@ def replace_section(path: Path, name: str, content: str, preface: str) -> None:
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     path.write_text(f"{before}{begin}\n\n{content.strip()}\n\n{end}{after}")
+
+
+def host() -> str:
+    """The machine that carries the guests."""
+    kvm = "kvm" in " ".join(accel.flags())
+    return f"{os.cpu_count()} cores, Linux {platform.release()}, {'KVM' if kvm else 'no KVM'}"
 
 
 def described(machine: Mapping[str, str], command: str, notes: Sequence[str] = ()) -> str:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.figures import Figures, described, replace_section
+from bench.figures import Figures, described, host, replace_section
 
 from demo import install
 from demo.cli import versions
@@ -24,8 +23,8 @@ from demo.report import Report
 from demo.session import lab_images
 from demo.story import Story
 from demo.workload import Workload
-from lab import accel, components, images, kernels
 from lab import cluster as lab_cluster
+from lab import components, images, kernels
 from lab.progress import say
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,11 +81,10 @@ def measure(name: str, kernel: str, runs: int) -> tuple[Figures, dict[str, str]]
         "image: all of Millpond's processes (archive, compressed by layer)", archive.stat().st_size / MIB, "MiB"
     )
     kubernetes, release = versions(cluster)
-    kvm = "kvm" in " ".join(accel.flags())
     machine = {
         "Kubernetes": kubernetes,
         "kernel": release,
-        "host": f"{os.cpu_count()} cores, Linux {platform.release()}, {'KVM' if kvm else 'no KVM'}",
+        "host": host(),
         "runs": str(runs),
     }
     return figures, machine

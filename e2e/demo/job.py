@@ -130,7 +130,7 @@ class MainJob:
         with self.story.phase("compare", "The two copies are compared byte by byte, on the disks themselves"):
             self.workload.pause()
             try:
-                size, differences = compare_in_sync(self.see(), self._devices(), self.faults)
+                size, differences = compare_in_sync(self.cluster, self.see(), self.faults)
             finally:
                 self.workload.resume()
             self.report.compared_bytes = size
@@ -189,10 +189,7 @@ class MainJob:
         if len(devices) != 1:
             raise DemoError(f"leg {leg['id']} lies on {len(devices)} devices; this story is about one")
         (device,) = devices
-        return Victim(leg["id"], leg["node"], device, serial_of(self._devices()[device]))
-
-    def _devices(self) -> dict[str, Object]:
-        return {each["metadata"]["name"]: each for each in self.cluster.items("storagedevices")}
+        return Victim(leg["id"], leg["node"], device, serial_of(_devices(self.cluster)[device]))
 
     def _until_written(self, count: int) -> None:
         def missing() -> str:
@@ -235,12 +232,13 @@ class MainJob:
         )
 
 
-def compare_in_sync(volume: Object, devices: Mapping[str, Object], faults: Faults) -> tuple[int, list[legs.Difference]]:
+def compare_in_sync(cluster: Cluster, volume: Object, faults: Faults) -> tuple[int, list[legs.Difference]]:
     """Compare all legs of a volume that are in sync with the first of them. Nothing may be writing."""
     status = volume["status"]
     in_sync = [leg for leg in status["mapping"]["legs"] if leg["state"] == "InSync" and not leg.get("releasing")]
     if len(in_sync) < 2:
         raise DemoError(f"{volume['metadata']['name']} has {len(in_sync)} leg in sync: nothing to compare")
+    devices = _devices(cluster)
     stripes = volume["spec"].get("layout", {}).get("stripes", 1)
 
     def again() -> tuple[int, list[legs.Difference]]:
@@ -258,6 +256,10 @@ def compare_in_sync(volume: Object, devices: Mapping[str, Object], faults: Fault
         return int(status["sizeBytes"]), differences
 
     return legs.settle(again)
+
+
+def _devices(cluster: Cluster) -> dict[str, Object]:
+    return {each["metadata"]["name"]: each for each in cluster.items("storagedevices")}
 
 
 def serial_of(device: Object) -> str:

@@ -25,7 +25,7 @@ from lab.controlplane import HOST_FROM_GUESTS, ControlPlane
 from lab.errors import LabError
 from lab.guest import SOURCE_ROOTS, Guest
 from lab.pki import Identity
-from lab.ports import free_udp_port
+from lab.ports import free_lan
 from lab.progress import step
 from lab.qemu import Disk
 
@@ -55,7 +55,7 @@ class Field:
         self.plane = ControlPlane()
         self.nodes: dict[str, Guest] = {}
         self.operators: dict[str, processes.Recorded] = {}
-        self._lan = f"230.{os.urandom(1)[0]}.{os.urandom(1)[0]}.1:{free_udp_port()}"
+        self._lan = free_lan()
         self._silent: dict[str, float] = {}
         """Node → since when its kubelet would not be heard."""
         self._ended = threading.Event()

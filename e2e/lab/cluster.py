@@ -22,7 +22,7 @@ from lab.controlplane import HOST_FROM_GUESTS, ControlPlane
 from lab.errors import Ended, LabError
 from lab.node import Node
 from lab.noderecord import NodeRecord
-from lab.ports import free_udp_port
+from lab.ports import free_lan
 from lab.progress import say, step
 from lab.qemu import Spec
 
@@ -176,7 +176,7 @@ def up(
         records = [NodeRecord.new(number, disks=disks, disk_mib=disk_mib, mib=mib) for number in range(1, nodes + 1)]
         description = {
             "kernel": kernel,
-            "lan": f"230.{os.urandom(1)[0]}.{os.urandom(1)[0]}.1:{free_udp_port()}",
+            "lan": free_lan(),
             "root": str(root),
             "store": str(store),
             "nodes": [record.encode() for record in records],

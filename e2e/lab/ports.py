@@ -22,6 +22,11 @@ def free_udp_port() -> int:
         return _bound(stack, socket.SOCK_DGRAM, "")
 
 
+def free_lan() -> str:
+    """A multicast group and port (``group:port``) for a LAN of machines that nobody else is on."""
+    return f"230.{random.randrange(256)}.{random.randrange(256)}.1:{free_udp_port()}"
+
+
 def _bound(stack: ExitStack, kind: socket.SocketKind, address: str) -> int:
     """A port that is bound until the stack unwinds."""
     while True:

@@ -161,8 +161,7 @@ def test_a_pod_moves_from_a_node_without_power_and_the_node_comes_back(
 
     in_pod(work, "pause")
     try:
-        devices = {each["metadata"]["name"]: each for each in cluster.items("storagedevices")}
-        size, differences = compare_in_sync(after, devices, faults)
+        size, differences = compare_in_sync(cluster, after, faults)
         story.say(f"{size >> 20} MiB of each leg compared: {len(differences)} stretches differ")
         assert differences == []
         assert discrepancies(cluster, faults, move.vvol()) == []

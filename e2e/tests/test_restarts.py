@@ -92,8 +92,7 @@ class Writers:
         assert [leg["state"] for leg in found["status"]["mapping"]["legs"]] == ["InSync", "InSync"]
         assert found["status"]["mapping"]["generation"] == 1
         assert discrepancies(self._cluster, faults, found) == []
-        devices = {each["metadata"]["name"]: each for each in self._cluster.items("storagedevices")}
-        assert compare_in_sync(found, devices, faults)[1] == []
+        assert compare_in_sync(self._cluster, found, faults)[1] == []
 
 
 def test_ten_rounds(cluster: Cluster, faults: Faults, workload: MakeWorkload) -> None:

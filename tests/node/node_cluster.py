@@ -6,7 +6,8 @@
         await cluster.attach(volume, "n1")
         write = cluster.write("n1", volume, block=0, value=7)
 
-Time goes only while somebody waits with ``until`` or ``pass_time``: one second of the world is a few milliseconds here.
+Time goes only while somebody waits with ``until`` or ``pass_time``, on the loop of ``simulated_time``: a second there
+is a second of the world.
 """
 
 from __future__ import annotations
@@ -33,9 +34,6 @@ from millpond_core.units import MIB
 from millpond_node.host import Config, Ports
 from millpond_node.manager import StateManager
 from millpond_node.rundir import RunDir
-
-TICK = 0.004
-"""Seconds of ours for one second of the world."""
 
 
 class Mortal:
@@ -98,9 +96,6 @@ class Life:
 class Cluster(ByHand):
     """Nodes, their state managers, the API server, and the master's part by hand."""
 
-    heartbeat_seconds = 1.0
-    """Ours, not the world's: without a master nobody listens."""
-
     def __init__(self, folder: Path, *nodes: str) -> None:
         self.folder = folder
         self.world = World()
@@ -152,8 +147,6 @@ class Cluster(ByHand):
             boot_id=lambda: machine.boot_id,
             kernel="6.12.0",
             version="0",
-            poll_seconds=2 * TICK,
-            heartbeat_seconds=self.heartbeat_seconds,
         )
         manager = self.managers[node] = StateManager(ports, config)
         await manager.start()
@@ -217,7 +210,7 @@ class Cluster(ByHand):
             self.world.tick(1.0, chunks)
             for check in self.checks:
                 check()
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(1.0)
 
     def sound(self) -> None:
         """Nothing that must always hold was ever broken."""

@@ -228,7 +228,7 @@ async def test_an_outage_of_the_api_server_holds_writes_and_loses_none(tmp_path:
         assert cluster.states("v") == {"a": "InSync", "b": "Stale"}
 
 
-@pytest.mark.parametrize("patience", [0.0, 0.1], ids=["refused at once", "25 s for each try"])
+@pytest.mark.parametrize("patience", [0.0, 25.0], ids=["refused at once", "25 s for each try"])
 async def test_who_would_rather_fail_gets_errors_and_nothing_is_acknowledged_meanwhile(
     tmp_path: Path, patience: float
 ) -> None:
@@ -249,8 +249,7 @@ async def test_who_would_rather_fail_gets_errors_and_nothing_is_acknowledged_mea
             await cluster.until(lambda: late.done)
             assert late.state == "failed"
             await cluster.until(lambda: "unrecorded is Fail" in cluster.shown("n1", "v").message)
-        # Reports are tried again in seconds of ours.
-        await cluster.until(lambda: cluster.report("v", "n1").front == "Fenced", seconds=5000)
+        await cluster.until(lambda: cluster.report("v", "n1").front == "Fenced")
         assert cluster.states("v") == {"a": "InSync", "b": "InSync"}, "nothing was acknowledged that one of them lacks"
         front.openers = 0
         await cluster.until(lambda: cluster.report("v", "n1").ended_epoch == 1)

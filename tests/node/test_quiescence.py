@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import msgspec
@@ -92,9 +93,12 @@ async def test_the_watchdog_ends_a_hold_whose_state_manager_is_dead(tmp_path: Pa
         await cluster.kill("n1")
         machine = cluster.machine("n1")
 
+        resumed = threading.Event()
+
         def resume(front: str) -> None:
             machine.dm[front].suspended = False
             cluster.world.pump()
+            resumed.set()
 
         run = tmp_path / "n1" / machine.boot_id
         dog = Watchdog(
@@ -109,6 +113,7 @@ async def test_the_watchdog_ends_a_hold_whose_state_manager_is_dead(tmp_path: Pa
         assert not write.done
         await cluster.pass_time(12)
         dog.look()
+        assert resumed.wait(5), "it is a thread that resumes"
         await cluster.until(lambda: write.done, seconds=3)
         await cluster.start("n1")
         await cluster.until(lambda: phase(cluster, "n1") == "Expired")

@@ -17,6 +17,7 @@ from automaster import AutoMaster
 from hypothesis import strategies as st
 from invariants import watch
 from node_cluster import Cluster
+from simulated_time import SimulatedLoop
 
 from millpond_core.model.virtualvolume import OnFailure
 
@@ -158,7 +159,7 @@ class Story:
 
 async def tell(story: list[Event]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        async with asyncio.timeout(900), Cluster(Path(folder), *NODES) as cluster:
+        async with asyncio.timeout(3600), Cluster(Path(folder), *NODES) as cluster:
             told = Story(cluster)
             await told.begin()
             for event in story:
@@ -177,4 +178,5 @@ async def tell(story: list[Event]) -> None:
 @hypothesis.given(events())
 @pytest.mark.timeout(3600)
 def test_whatever_happens_nothing_acknowledged_is_lost(story: list[Event]) -> None:
-    asyncio.run(tell(story))
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        runner.run(tell(story))

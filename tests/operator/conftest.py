@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping
+
 import pytest
 from harness import Cluster, MasterKube
+from simulated_time import SimulatedLoop
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The whole on kernels in memory runs in simulated time; the rest talks to servers, or has no timers."""
+    whole = item.path.name == "test_whole.py"
+    return {"simulated": SimulatedLoop} if whole else {"ordinary": asyncio.SelectorEventLoop}
 
 
 @pytest.fixture

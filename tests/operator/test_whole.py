@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_cluster import TICK, Cluster
+from node_cluster import Cluster
 
 from millpond_core import names
 from millpond_core.errors import MillpondError
@@ -32,8 +32,6 @@ BLOCKS = 4096
 
 class Whole(Cluster):
     """The cluster, with a master that decides."""
-
-    heartbeat_seconds = 5 * TICK
 
     def __init__(self, folder: Path, *nodes: str) -> None:
         super().__init__(folder, *nodes)
@@ -68,7 +66,7 @@ class Whole(Cluster):
             while (key := master.agenda.pop(self.world.ports(self.nodes[0]).clock.boottime())) is not None:
                 await master.look(key)
             await moving.look()
-            await asyncio.sleep(TICK / 4)
+            await asyncio.sleep(0.25)
 
     async def _feed(self, master: Master, kind: type[Object]) -> None:
         async for event, obj in self.kube.watch(kind):  # type: ignore[type-var]

@@ -50,3 +50,20 @@ async def test_a_detach_that_has_begun_is_finished_before_the_volume_is_attached
         await cluster.until(lambda: cluster.report("v", "n1").clean_epoch == epoch, seconds=20)
         assert not cluster.machine("n1").arrays
         assert sum("md assemble" in step for step in cluster.world.steps) == 1
+
+
+async def test_writes_are_done_while_a_volume_in_use_is_to_be_detached(tmp_path: Path) -> None:
+    """A pod that is to end may have to write before it can: its writes must not wait for its end."""
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        for node in ("n1", "n2"):
+            await cluster.disk(node, "nvme1")
+        await cluster.volume("v", "n1", "n2")
+        await cluster.attach("v", "n1")
+        await cluster.kill("n1")
+        await cluster.pass_time(10)
+        write = cluster.write("n1", "v", 3, 42)
+        await cluster.want("v", "")
+        await cluster.start("n1")
+        await cluster.until(lambda: write.done, seconds=10)
+        await cluster.until(lambda: cluster.report("v", "n1").clean_epoch == 1, seconds=20)
+        assert cluster.data("v", "a") == cluster.data("v", "b") == {3: 42}

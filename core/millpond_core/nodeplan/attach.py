@@ -550,12 +550,19 @@ class Attaching:
             Acknowledge(name=self.array_name),
         ]
 
+    def answer(self) -> bool:
+        """Writes wait for the array to become active, and no failure has to be recorded first."""
+        array = self.stack.array
+        if array is None or array.array_state != "write-pending" or any(faulty(m) for m in array.members):
+            return False
+        self.steps.append(Acknowledge(name=array.name))
+        return True
+
     def front(self) -> bool:
         """What the pod uses, and what a quiescence wants of it."""
         array, front = self.stack.array, self.stack.front
         assert array is not None
-        if array.array_state == "write-pending" and not any(faulty(m) for m in array.members):
-            self.steps.append(Acknowledge(name=array.name))
+        self.answer()
         if front is None:
             self.steps.append(
                 CreateDm(

@@ -66,6 +66,8 @@ def _front(plan: Attaching) -> bool:
     if front.suspended:
         plan.steps.append(Resume(name=front.name))
     elif front.open_count:
+        # Whoever has it open still writes, and may end only once that is done.
+        plan.answer()
         plan.waits.append(f"the front is open {front.open_count} times: the volume is still in use here")
         return True
     else:

@@ -103,14 +103,15 @@ class BlockDevices:
     # --- what a disk is ---
 
     async def _disk(self, name: str, links: tuple[str, ...], used: _Used) -> BlockDisk | None:
-        folder = self._sys / "block" / name
+        folder = f"{self._sys}/block/{name}"
         try:
-            number, sectors = sysfs.read(folder / "dev"), int(sysfs.read(folder / "size"))
+            number, sectors = sysfs.read(f"{folder}/dev"), int(sysfs.read(f"{folder}/size"))
         except (MillpondError, ValueError):
             return None  # it has just gone
-        if sectors == 0 or sysfs.peek(folder / "ro") == "1":
+        if sectors == 0 or sysfs.peek(f"{folder}/ro") == "1":
             return None  # a drive without a medium, or one that cannot be written
-        parts = [entry for entry in sysfs.entries(folder) if (folder / entry / "partition").exists()]
+        # The kernel names a partition after its disk (block/partitions/core.c).
+        parts = [e for e in sysfs.entries(folder) if e.startswith(name) and sysfs.peek(f"{folder}/{e}/partition")]
         holders = list(self._holders(name, number, parts, used))
         if not holders and not any(self._held_by_us(name)):
             holders += await self._claimed_unseen(name)
@@ -122,22 +123,22 @@ class BlockDevices:
             wwn=_first(folder, "wwid", "device/wwid"),
             model=_first(folder, "device/model", "model"),
             size_bytes=sectors * SECTOR,
-            diskseq=int(sysfs.peek(folder / "diskseq", "0") or 0),
+            diskseq=int(sysfs.peek(f"{folder}/diskseq", "0") or 0),
             links=links,
             holders=tuple(holders),
         )
 
     def _holders(self, name: str, number: str, parts: Sequence[str], used: _Used) -> Iterable[str]:
         """Everything that has it, or one of its partitions, in use."""
-        folder = self._sys / "block" / name
-        for each, where in ((name, folder), *((part, folder / part) for part in parts)):
+        block = f"{self._sys}/block"
+        for each, where in ((name, f"{block}/{name}"), *((part, f"{block}/{name}/{part}") for part in parts)):
             on = "" if each == name else f"{each} "
-            mine = sysfs.peek(where / "dev", number)
+            mine = sysfs.peek(f"{where}/dev", number)
             yield from (f"{on}mounted on {target}" for target in used.mounts.get(mine, ()))
             if f"/dev/{each}" in used.swaps:
                 yield f"{on}used as swap"
-            for holder in sysfs.entries(where / "holders"):
-                dm = sysfs.peek(self._sys / "block" / holder / "dm/name")
+            for holder in sysfs.entries(f"{where}/holders"):
+                dm = sysfs.peek(f"{block}/{holder}/dm/name")
                 if not dm.startswith(names.DM_PREFIX):
                     yield f"{on}held by {dm or holder}"
 
@@ -157,19 +158,19 @@ class BlockDevices:
 
     def _held_by_us(self, name: str) -> Iterable[bool]:
         """Our own dm devices hold the disk exclusively: that is no reason to call it busy."""
-        for holder in sysfs.entries(self._sys / "block" / name / "holders"):
-            yield sysfs.peek(self._sys / "block" / holder / "dm/name").startswith(names.DM_PREFIX)
+        for holder in sysfs.entries(f"{self._sys}/block/{name}/holders"):
+            yield sysfs.peek(f"{self._sys}/block/{holder}/dm/name").startswith(names.DM_PREFIX)
 
     def _ours(self, name: str) -> bool:
         """A leg of ours that is connected over NVMe/TCP, or any other network namespace."""
         if not name.startswith("nvme"):
             return False
-        device = self._sys / "block" / name / "device"
-        if sysfs.peek(device / "subsysnqn").startswith(names.NQN_PREFIX):
+        device = f"{self._sys}/block/{name}/device"
+        if sysfs.peek(f"{device}/subsysnqn").startswith(names.NQN_PREFIX):
             return True
         # With native multipath `device` is the subsystem, with one folder a controller; else the controller itself.
-        controllers = [device, *(device / e for e in sysfs.entries(device) if re.match(r"^nvme\d+$", e))]
-        return any(sysfs.peek(each / "transport") in ("tcp", "rdma", "fc", "loop") for each in controllers)
+        controllers = [device, *(f"{device}/{e}" for e in sysfs.entries(device) if re.match(r"^nvme\d+$", e))]
+        return any(sysfs.peek(f"{each}/transport") in ("tcp", "rdma", "fc", "loop") for each in controllers)
 
     def _used(self) -> _Used:
         mounts: dict[str, list[str]] = {}
@@ -193,11 +194,11 @@ class _Used:
         self.mounts, self.swaps = mounts, swaps
 
 
-def _first(folder: Path, *places: str) -> str:
+def _first(folder: str, *places: str) -> str:
     """The first of some attributes that says anything."""
     for place in places:
         # vpd_pg80 begins with four binary bytes (SPC, Unit Serial Number page).
-        text = "".join(c for c in sysfs.peek(folder / place) if c.isprintable() and c != "\ufffd").strip()
+        text = "".join(c for c in sysfs.peek(f"{folder}/{place}") if c.isprintable() and c != "\ufffd").strip()
         if text:
             return text
     return ""

@@ -15,7 +15,7 @@ import itertools
 from pathlib import Path
 
 from millpond_adapters import sysfs
-from millpond_adapters.dm_reader import Reader
+from millpond_adapters.dm_reader import Reader, Seen
 from millpond_adapters.run import run
 from millpond_core import layout, names
 from millpond_core.errors import Busy, CommandFailed, Conflict, Invalid, MillpondError, NotFound
@@ -44,8 +44,9 @@ class DeviceMapper:
                 table=seen.lines,
                 suspended=seen.suspended,
                 open_count=seen.open_count,
+                gate=self._gate(seen) if seen.status else None,
             )
-            for name, seen in (await self._reader.tables()).items()
+            for name, seen in (await self._reader.read(with_status="multipath")).items()
         }
 
     async def get(self, name: str) -> DmDevice:
@@ -98,15 +99,6 @@ class DeviceMapper:
                     raise
                 await asyncio.sleep(0.1)
 
-    async def gates(self) -> dict[str, GateStatus]:
-        """All gates by name, in one go."""
-        tables, states = await self._reader.tables(), await self._reader.states()
-        return {
-            name: self._gate(name, seen.lines, states[name].lines, seen.major_minor)
-            for name, seen in tables.items()
-            if name in states and " multipath " in seen.lines
-        }
-
     async def gate_hold(self, name: str) -> None:
         await self._message(name, "queue_if_no_path")
 
@@ -138,13 +130,13 @@ class DeviceMapper:
             if device is not None:
                 raise Busy(f"{name} cannot be removed: opened {device.open_count} times; close it first") from error
 
-    def _gate(self, name: str, table: str, status: str, major_minor: str) -> GateStatus:
-        path_up = parse_path_up(name, status)
+    def _gate(self, seen: Seen) -> GateStatus:
+        path_up = parse_path_up(seen.name, seen.status)
         queued = 0
         if not path_up:
-            counts = sysfs.peek(self._sys / "dev/block" / major_minor / "inflight").split()
+            counts = sysfs.peek(self._sys / "dev/block" / seen.major_minor / "inflight").split()
             queued = sum(int(count) for count in counts)
-        return GateStatus(holding=layout.gate_holds(table), path_up=path_up, queued=queued)
+        return GateStatus(holding=layout.gate_holds(seen.lines), path_up=path_up, queued=queued)
 
     def _number(self, name: str) -> str:
         """``major:minor`` by sysfs, without a child."""

@@ -37,6 +37,8 @@ class Seen(NamedTuple):
     open_count: int
     suspended: bool
     lines: str
+    status: str = ""
+    """Beside the table, where it was asked for too."""
 
 
 class Reader:
@@ -45,29 +47,28 @@ class Reader:
     def __init__(self, control: Path, prefix: str) -> None:
         self._control, self._prefix = control, prefix
 
-    async def tables(self) -> dict[str, Seen]:
-        """Live tables. DeadlineExceeded when the kernel does not answer."""
-        return await self._ask("table", _WANT_TABLE)
+    async def read(self, with_status: str) -> dict[str, Seen]:
+        """Live tables by name; those of the target type ``with_status`` with its status, nothing flushed for it.
 
-    async def states(self) -> dict[str, Seen]:
-        """The targets' status, nothing flushed for it."""
-        return await self._ask("status", _NOFLUSH)
-
-    async def _ask(self, what: str, flags: int) -> dict[str, Seen]:
+        DeadlineExceeded when the kernel does not answer.
+        """
         try:
-            return await patiently(f"device-mapper ({what})", lambda: self._all(flags), seconds=_SECONDS)
+            return await patiently("device-mapper", lambda: self._all(with_status), seconds=_SECONDS)
         except OSError as error:
-            raise CommandFailed(("ioctl", str(self._control), what), error.errno or 1, str(error)) from error
+            raise CommandFailed(("ioctl", str(self._control)), error.errno or 1, str(error)) from error
 
-    def _all(self, flags: int) -> dict[str, Seen]:
+    def _all(self, with_status: str) -> dict[str, Seen]:
         control = os.open(self._control, os.O_RDWR | os.O_CLOEXEC)
         try:
             found = {}
             for name in self._names(control):
                 try:
-                    found[name] = _status(control, name, flags)
+                    seen = _status(control, name, _WANT_TABLE)
+                    if f" {with_status} " in seen.lines:
+                        seen = seen._replace(status=_status(control, name, _NOFLUSH).lines)
                 except FileNotFoundError:
                     continue  # gone meanwhile (ENXIO is raised as such by _call)
+                found[name] = seen
             return found
         finally:
             os.close(control)

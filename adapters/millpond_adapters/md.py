@@ -317,21 +317,21 @@ class MdRaid:
 def read_array(md: Path, name: str, device_nodes: Path = Path("/dev")) -> Array | None:
     """The array whose sysfs folder is ``md``; None when there is none, it is not ours or it is just going away."""
     try:
-        if sysfs.read(md / "metadata_version") != METADATA:
+        if sysfs.read(f"{md}/metadata_version") != METADATA:
             return None
-        done, total = parse_progress(sysfs.peek(md / "sync_completed", "none"))
+        done, total = parse_progress(sysfs.peek(f"{md}/sync_completed", "none"))
         return Array(
             name=name,
             device=str(device_nodes / f"md_{name}"),
             major_minor=sysfs.read(md.parent / "dev"),
-            array_state=sysfs.read(md / "array_state"),
-            raid_disks=int(sysfs.read(md / "raid_disks").split()[0]),
-            component_sectors=2 * int(sysfs.read(md / "component_size")),
-            degraded=int(sysfs.peek(md / "degraded", "0")),
-            sync_action=sysfs.peek(md / "sync_action", "idle"),
+            array_state=sysfs.read(f"{md}/array_state"),
+            raid_disks=int(sysfs.read(f"{md}/raid_disks").split()[0]),
+            component_sectors=2 * int(sysfs.read(f"{md}/component_size")),
+            degraded=int(sysfs.peek(f"{md}/degraded", "0")),
+            sync_action=sysfs.peek(f"{md}/sync_action", "idle"),
             sync_done_sectors=done,
             sync_total_sectors=total,
-            mismatch_count=int(sysfs.peek(md / "mismatch_cnt", "0")),
+            mismatch_count=int(sysfs.peek(f"{md}/mismatch_cnt", "0")),
             members=tuple(_members(md)),
         )
     except NotFound:
@@ -346,15 +346,15 @@ def _unsorted_members(md: Path) -> Iterable[Member]:
     for entry in sysfs.entries(md):
         if not entry.startswith("dev-"):
             continue
-        folder = md / entry
+        folder = f"{md}/{entry}"
         try:
-            slot, recovery = sysfs.read(folder / "slot"), sysfs.read(folder / "recovery_start")
+            slot, recovery = sysfs.read(f"{folder}/slot"), sysfs.read(f"{folder}/recovery_start")
             yield Member(
-                major_minor=sysfs.peek(folder / "block/dev"),
+                major_minor=sysfs.peek(f"{folder}/block/dev"),
                 slot=None if slot == "none" else int(slot),
-                flags=_words(sysfs.read(folder / "state")),
+                flags=_words(sysfs.read(f"{folder}/state")),
                 recovery_start=None if recovery == "none" else int(recovery),
-                errors=int(sysfs.read(folder / "errors")),
+                errors=int(sysfs.read(f"{folder}/errors")),
             )
         except NotFound:
             continue  # taken out while we looked

@@ -130,36 +130,43 @@ class NvmeTcpHost:
             await asyncio.sleep(0.02)
 
     def _controllers(self) -> Iterator[Controller]:
-        folder = self._sys / "class/nvme"
+        folder, heads = self._sys / "class/nvme", self._heads()
         for name in sysfs.entries(folder):
+            at = f"{folder}/{name}"
             try:
-                nqn = sysfs.read(folder / name / "subsysnqn")
+                nqn = sysfs.read(f"{at}/subsysnqn")
                 if not nqn.startswith(names.NQN_PREFIX):
                     continue
+                heads_of_it = (head for head in heads.get(nqn, ()) if os.path.lexists(f"{head}/{name}"))
                 yield Controller(
                     name=name,
                     nqn=nqn,
-                    address=parse_address(sysfs.read(folder / name / "address")),
-                    state=sysfs.read(folder / name / "state"),
-                    host_nqn=sysfs.peek(folder / name / "hostnqn"),
-                    namespaces=tuple(self._namespaces(folder / name, nqn)),
+                    address=parse_address(sysfs.read(f"{at}/address")),
+                    state=sysfs.read(f"{at}/state"),
+                    host_nqn=sysfs.peek(f"{at}/hostnqn"),
+                    namespaces=tuple(_namespaces(*heads_of_it, at)),
                 )
             except MillpondError:
                 continue  # gone while we looked
 
-    def _namespaces(self, controller: Path, nqn: str) -> Iterator[tuple[str, str, str]]:
-        subsystems = self._sys / "class/nvme-subsystem"
-        heads = [
-            subsystems / entry
-            for entry in sysfs.entries(subsystems)
-            if (subsystems / entry / controller.name).exists() and sysfs.peek(subsystems / entry / "subsysnqn") == nqn
-        ]
-        for folder in (*heads, controller):
-            for entry in sysfs.entries(folder):
-                if _NAMESPACE.fullmatch(entry):
-                    number, uuid = sysfs.peek(folder / entry / "dev"), sysfs.peek(folder / entry / "uuid")
-                    if number and uuid:
-                        yield number, entry, uuid
+    def _heads(self) -> dict[str, tuple[str, ...]]:
+        """NQN → folders of its subsystem, which with native multipath has the namespaces."""
+        folder = self._sys / "class/nvme-subsystem"
+        heads: dict[str, tuple[str, ...]] = {}
+        for entry in sysfs.entries(folder):
+            nqn = sysfs.peek(f"{folder}/{entry}/subsysnqn")
+            heads[nqn] = (*heads.get(nqn, ()), f"{folder}/{entry}")
+        return heads
+
+
+def _namespaces(*folders: str) -> Iterator[tuple[str, str, str]]:
+    """(major:minor, kernel name, uuid) of each namespace in some folders."""
+    for folder in folders:
+        for entry in sysfs.entries(folder):
+            if _NAMESPACE.fullmatch(entry):
+                number, uuid = sysfs.peek(f"{folder}/{entry}/dev"), sysfs.peek(f"{folder}/{entry}/uuid")
+                if number and uuid:
+                    yield number, entry, uuid
 
 
 def parse_address(text: str) -> str:

@@ -90,15 +90,15 @@ class NvmeTcpTarget:
             await self._remove_folder(self._root / "hosts" / host, unless_used=True)
 
     def _look(self, nqn: str) -> Export:
-        subsystem = self._root / "subsystems" / nqn
-        namespace = subsystem / "namespaces" / NSID
+        subsystem = f"{self._root}/subsystems/{nqn}"
+        namespace = f"{subsystem}/namespaces/{NSID}"
         return Export(
             nqn=nqn,
-            device=sysfs.peek(namespace / "device_path"),
-            namespace_uuid=sysfs.peek(namespace / "device_uuid"),
-            enabled=sysfs.peek(namespace / "enable") == "1",
+            device=sysfs.peek(f"{namespace}/device_path"),
+            namespace_uuid=sysfs.peek(f"{namespace}/device_uuid"),
+            enabled=sysfs.peek(f"{namespace}/enable") == "1",
             linked=bool(self._ports_of(nqn)),
-            allowed_hosts=tuple(sysfs.entries(subsystem / "allowed_hosts")),
+            allowed_hosts=tuple(sysfs.entries(f"{subsystem}/allowed_hosts")),
             controllers=self._controllers(nqn),
         )
 

@@ -24,15 +24,26 @@ _CATEGORIES: dict[str, type[MillpondError]] = {
 }
 
 
-def read(path: Path) -> str:
-    """The file's content without surrounding white space. Raises NotFound when it, or what it speaks of, is gone."""
+def read(path: Path | str) -> str:
+    """The file's content without surrounding white space. Raises NotFound when it, or what it speaks of, is gone.
+
+    Hundreds are read each second, so by the bare calls, and by strings where it counts: ``pathlib`` takes ten times
+    as long, most of what an idle state manager spent.
+    """
     try:
-        return path.read_text(errors="replace").strip()
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            content = b""
+            while more := os.read(file, 65536):
+                content += more
+        finally:
+            os.close(file)
     except OSError as error:
         raise NotFound(f"cannot read {path}: {error.strerror}") from error
+    return content.decode(errors="replace").strip()
 
 
-def peek(path: Path, default: str = "") -> str:
+def peek(path: Path | str, default: str = "") -> str:
     """Like ``read``, with a default for what is not there."""
     try:
         return read(path)
@@ -40,10 +51,10 @@ def peek(path: Path, default: str = "") -> str:
         return default
 
 
-def entries(path: Path) -> list[str]:
+def entries(path: Path | str) -> list[str]:
     """Sorted names in a folder; none when there is no such folder."""
     try:
-        return sorted(entry.name for entry in path.iterdir())
+        return sorted(os.listdir(path))  # noqa: PTH208
     except OSError:
         return []
 

@@ -7,6 +7,17 @@ from typing import Literal
 import msgspec
 
 
+class GateStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A gate (dm-multipath with one path) from its table and its status."""
+
+    holding: bool
+    """True: queue_if_no_path; False: fail_if_no_path."""
+    path_up: bool
+    """Whether the one path is active."""
+    queued: int = 0
+    """Non-zero while I/O is queued because no path is up."""
+
+
 class DmDevice(msgspec.Struct, frozen=True, kw_only=True):
     """One device-mapper device."""
 
@@ -18,17 +29,8 @@ class DmDevice(msgspec.Struct, frozen=True, kw_only=True):
     """The live table as ``dmsetup table`` prints it, lines joined by newlines."""
     suspended: bool = False
     open_count: int = 0
-
-
-class GateStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A gate (dm-multipath with one path) from ``dmsetup status``."""
-
-    holding: bool
-    """True: queue_if_no_path; False: fail_if_no_path."""
-    path_up: bool
-    """Whether the one path is active."""
-    queued: int = 0
-    """Non-zero while I/O is queued because no path is up."""
+    gate: GateStatus | None = None
+    """Of a gate, where all devices were looked at."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

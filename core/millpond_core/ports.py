@@ -18,7 +18,6 @@ from millpond_core.observed import (
     Controller,
     DmDevice,
     Export,
-    GateStatus,
     Label,
     Mount,
     Usage,
@@ -43,7 +42,7 @@ class Dm(Protocol):
     """device-mapper, for devices whose name starts with ``names.DM_PREFIX`` only."""
 
     async def list(self) -> dict[str, DmDevice]:
-        """All Millpond devices by name."""
+        """All Millpond devices by name, the gates with their status."""
         ...
 
     async def create(self, name: str, uuid: str, table: str) -> DmDevice:
@@ -67,10 +66,6 @@ class Dm(Protocol):
 
     async def remove(self, name: str) -> None:
         """Idempotent. Busy names the open count."""
-        ...
-
-    async def gates(self) -> dict[str, GateStatus]:
-        """All of Millpond's gates by name, at the price of one."""
         ...
 
     async def gate_hold(self, name: str) -> None:

@@ -19,7 +19,10 @@ class Look(NamedTuple):
     arrays: dict[str, Array]
     controllers: dict[str, Controller]
     exports: dict[str, Export]
-    gates: dict[str, GateStatus]
+
+    def gates(self, prefix: str) -> dict[str, GateStatus]:
+        """Those whose name begins so."""
+        return {name: seen.gate for name, seen in self.dm.items() if seen.gate and name.startswith(prefix)}
 
 
 class Looker:
@@ -42,9 +45,7 @@ class Looker:
         # From here on, whoever asks needs a later look than this one.
         self._current, self._next = self._next, None
         ports = self._ports
-        found = await asyncio.gather(
-            ports.dm.list(), ports.md.list(), ports.nvme.list(), ports.nvmet.list(), ports.dm.gates()
-        )
+        found = await asyncio.gather(ports.dm.list(), ports.md.list(), ports.nvme.list(), ports.nvmet.list())
         return Look(*found)
 
     async def kernel(self, volume: str, devices: Mapping[str, DeviceSeen]) -> Kernel:
@@ -54,7 +55,7 @@ class Looker:
         return Kernel(
             boot_id=self._boot_id,
             dm={name: device for name, device in look.dm.items() if name.startswith(prefix)},
-            gates={name: gate for name, gate in look.gates.items() if name.startswith(prefix)},
+            gates=look.gates(prefix),
             array=look.arrays.get(names.array(volume)),
             controllers=look.controllers,
             exports=look.exports,

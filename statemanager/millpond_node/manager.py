@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 API_LEVEL = 1
 _RESTART_SECONDS = 60.0
+_DISKS, _STACKS = "disks", "stacks"
 
 
 class StateManager:
@@ -54,7 +55,7 @@ class StateManager:
             still=self.still,
             silence=self._silence,
         )
-        self.scan = Work("disks", self._scan)
+        self.scan = Work("scan", self._scan)
         self.volumes.reconciled = self.still.reconciled
         self.still.standings = self._standings
         self.still.generations = lambda: {n: v.memory.generation for n, v in self.volumes.volumes.items()}
@@ -224,7 +225,7 @@ class StateManager:
     def _event(self, event: str, obj: Wire) -> None:
         if event == "SYNCED":
             self._synced.add(type(obj))
-            self.scan.ask("all")
+            self.scan.ask(_DISKS)
             self._report()
         elif isinstance(obj, StorageNode):
             if event == "DELETED":
@@ -238,7 +239,7 @@ class StateManager:
             else:
                 self.devices.objects[obj.metadata.name] = obj
             if StorageDevice in self._synced:
-                self.scan.ask("all")
+                self.scan.ask(_DISKS)
         elif isinstance(obj, VirtualVolume):
             if event == "DELETED":
                 self.volumes.gone(obj.metadata.name)
@@ -256,15 +257,22 @@ class StateManager:
     # --- the kernel ---
 
     def _uevent(self, action: str, name: str) -> None:
+        if name.startswith(("dm-", "md")):
+            # A gate has lost its path, an array has changed: I/O may wait for us.
+            self.scan.ask(_STACKS)
+            return
         if action != "remove":
             self.devices.changed(name)
-        self.scan.ask("all")
+        self.scan.ask(_DISKS)
 
     async def _scan(self, key: str) -> float | None:
         if StorageDevice not in self._synced:
             return None
-        await self.devices.refresh()
-        self._report()
+        if key == _DISKS:
+            await self.devices.refresh()
+            self._report()
+        elif self.devices.ready and self.volumes.volumes:
+            await self.volumes.poll()
         return None
 
     def _devices_changed(self, changed: set[str]) -> None:
@@ -274,10 +282,9 @@ class StateManager:
         now = self._ports.clock.boottime()
         if not self.devices.ready or now - self._scanned >= self._config.scan_seconds:
             self._scanned = now
-            self.scan.ask("all")
+            self.scan.ask(_DISKS)
         self.still.poll()
-        if self.devices.ready and self.volumes.volumes:
-            await self.volumes.poll()
+        self.scan.ask(_STACKS)
 
     @contextlib.asynccontextmanager
     async def _silence(self, array: str) -> AsyncIterator[None]:

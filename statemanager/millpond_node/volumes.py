@@ -453,7 +453,7 @@ class Volumes:
                 _shape(look.arrays.get(names.array(uuid))),
                 tuple(sorted((n, c.state, c.namespaces) for n, c in look.controllers.items() if uuid in n)),
                 tuple(sorted((n, e.linked, e.enabled) for n, e in look.exports.items() if uuid in n)),
-                tuple(sorted((n, g.holding, g.path_up, g.queued > 0) for n, g in look.gates.items() if uuid in n)),
+                tuple(sorted((n, g.holding, g.path_up, g.queued > 0) for n, g in look.gates(prefix).items())),
             )
             waiting = bool(known.planned.waits or known.planned.down or known.down_since)
             if shape != self._shapes.get(name) or waiting:

@@ -57,13 +57,20 @@ class Watchdog:
         """Do what is due."""
         self._end_holds()
         self._watch_arrays()
+        self._answer_all()
+
+    def wait(self, seconds: float) -> None:
+        """So long; an array that begins to wait meanwhile is answered at once."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            # Arrays tell much while they are written to: that is no cause to look at all the fronts.
+            if self._poll.poll(left * 1000):
+                self._answer_all()
+
+    def _answer_all(self) -> None:
         for array in list(self._watched):
             if self._state(array) == "write-pending":
                 self._beside(f"answer {array}", self.answer, array)
-
-    def wait(self, seconds: float) -> None:
-        """Until an array's state changes, at most so long."""
-        self._poll.poll(seconds * 1000)
 
     # --- holds ---
 

@@ -20,7 +20,7 @@ from millpond_adapters.run import run
 from millpond_core import layout, names
 from millpond_core.errors import MillpondError
 from millpond_core.model.virtualvolume import Extent
-from millpond_core.observed import Array
+from millpond_core.observed import Array, GateStatus
 from millpond_core.units import BITMAP_BYTES, MIB, UNIT_BYTES
 
 RAM_DISKS = 4
@@ -32,6 +32,13 @@ BLOCKS = VOLUME_BYTES // BLOCK
 
 dm = DeviceMapper()
 md = MdRaid()
+
+
+async def gate_status(gate: str) -> GateStatus:
+    """How a gate stands now."""
+    found = (await dm.list())[gate].gate
+    assert found is not None, f"{gate} is no gate"
+    return found
 
 
 class Volume:
@@ -145,7 +152,7 @@ class Volume:
         """Wait until the leg's gate holds I/O."""
 
         async def holds() -> bool:
-            status = (await dm.gates())[names.gate(self.uuid, leg)]
+            status = await gate_status(names.gate(self.uuid, leg))
             return status.holding and not status.path_up and status.queued > 0
 
         await until(holds, f"the gate of leg {leg} holds I/O", seconds=seconds)
@@ -286,13 +293,13 @@ class Volume:
         standing = present()
         if self.front in standing:
             await dm.resume(self.front)
-        gates = await dm.gates()
+        seen = await dm.list()
         for leg in self._legs:
             with contextlib.suppress(MillpondError):
                 if leg in self._broken:
                     await self.heal(leg)
-                status = gates.get(names.gate(self.uuid, leg))
-                if leg in self._broken or (status is not None and not status.path_up):
+                gate = seen.get(names.gate(self.uuid, leg))
+                if leg in self._broken or (gate is not None and gate.gate is not None and not gate.gate.path_up):
                     await self.reinstate(leg)
         for writer in list(self._writers):
             writer.cancel()

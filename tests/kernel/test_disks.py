@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from rig import VOLUME_BYTES, dm, until
+from rig import VOLUME_BYTES, dm, gate_status, until
 
 from lab import qmp
 from millpond_adapters import sysfs
@@ -196,7 +196,7 @@ async def test_a_pulled_disk_under_an_export_is_held_and_its_stack_can_be_taken_
 
             async def holds() -> bool:
                 assert not writer.done(), f"the gate let an error pass: {writer}"
-                return (await dm.gates())[gate].queued > 0
+                return (await gate_status(gate)).queued > 0
 
             await until(holds, "the gate holds the write", seconds=10)
             print(f"a pulled disk is held by the gate after {time.monotonic() - begun:.2f} s")

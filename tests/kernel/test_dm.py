@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from rig import VOLUME_BYTES, Volume, dm
+from rig import VOLUME_BYTES, Volume, dm, gate_status
 
 from millpond_adapters.run import run
 from millpond_core import layout, names
@@ -35,16 +35,16 @@ async def test_a_gate_is_the_same_in_either_mode(volume: Volume) -> None:
     gate, path = names.gate(volume.uuid, "a"), volume.path_number("a")
     for holding in (True, False):
         await (dm.gate_hold if holding else dm.gate_fail)(gate)
-        status = (await dm.gates())[gate]
+        status = await gate_status(gate)
         assert (status.holding, status.path_up, status.queued) == (holding, True, 0)
         wanted = layout.gate_table(path, VOLUME_BYTES, holding=not holding)
         await dm.create(gate, names.dm_uuid(gate), wanted)
-        assert (await dm.gates())[gate].holding == holding
+        assert (await gate_status(gate)).holding == holding
     await dm.gate_fail_path(gate, path)
     await dm.gate_fail_path(gate, path)
-    assert not (await dm.gates())[gate].path_up
+    assert not (await gate_status(gate)).path_up
     await dm.gate_reinstate(gate, path)
-    assert (await dm.gates())[gate].path_up
+    assert (await gate_status(gate)).path_up
 
 
 async def test_a_refused_table_leaves_the_device_as_it_was(volume: Volume) -> None:

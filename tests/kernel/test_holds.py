@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from rig import Volume, dm, md, until
+from rig import Volume, dm, gate_status, md, until
 
 from millpond_core import names
 from millpond_core.errors import Busy, CommandFailed, DeadlineExceeded
@@ -62,7 +62,7 @@ async def test_a_short_outage_is_reinstated_and_nothing_is_degraded(volume: Volu
     await volume.heal("b")
     await volume.reinstate("b")
     assert await asyncio.wait_for(writer, 5) > 0
-    status = (await dm.gates())[names.gate(volume.uuid, "b")]
+    status = await gate_status(names.gate(volume.uuid, "b"))
     assert (status.holding, status.path_up, status.queued) == (True, True, 0)
     assert (await volume.look()).degraded == 0
 

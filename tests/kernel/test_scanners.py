@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from rig import Volume, dm
+from rig import Volume, dm, gate_status
 
 from millpond_adapters import sysfs, udev
 from millpond_adapters.run import run
@@ -35,12 +35,12 @@ async def test_no_scanner_waits_in_a_held_gate(volume: Volume) -> None:
     await volume.break_leg("b")
     writer = volume.start_write(40)
     await volume.held("b")
-    before = (await dm.gates())[names.gate(volume.uuid, "b")].queued
+    before = (await gate_status(names.gate(volume.uuid, "b"))).queued
     number = volume.gate_number("b")
     await run("udevadm", "trigger", "--action=change", f"/sys/dev/block/{number}")
     await run("udevadm", "settle", "--timeout=5", seconds=10)
     await asyncio.sleep(0.5)
-    assert (await dm.gates())[names.gate(volume.uuid, "b")].queued == before
+    assert (await gate_status(names.gate(volume.uuid, "b"))).queued == before
     await volume.heal("b")
     await volume.reinstate("b")
     await asyncio.wait_for(writer, 5)

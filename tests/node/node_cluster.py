@@ -56,7 +56,7 @@ class Mortal:
         return call
 
 
-_READS = frozenset({"get", "list", "gates", "dirty_chunks", "disks", "signatures", "alive", "read", "renew_lease"})
+_READS = frozenset({"get", "list", "dirty_chunks", "disks", "signatures", "alive", "read", "renew_lease"})
 
 
 class Life:

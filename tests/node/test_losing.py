@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import msgspec
@@ -40,6 +41,17 @@ async def test_a_pulled_disk_is_recorded_and_writes_go_on(tmp_path: Path, lost: 
         assert cluster.read("n1", "v", 7) == 77
         await cluster.until(lambda: not any(p.id == gone for p in cluster.report("v", "n1").paths))
         assert not any(f"gate-{gone}" in name for name in cluster.machine("n1").dm)
+
+
+async def test_a_path_that_fails_is_looked_at_at_once(tmp_path: Path) -> None:
+    """The kernel tells of it; every second in which nobody looks is one more that writes wait."""
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        await mirrored(cluster)
+        await asyncio.sleep(0.5)  # between two looks that come by themselves
+        cluster.world.cut("n2")
+        cluster.write("n1", "v", 7, 77)
+        await asyncio.sleep(0.1)
+        assert list(cluster.managers["n1"].volumes.volumes["v"].held_since) == ["b"]
 
 
 @pytest.mark.parametrize("lost", ["n1", "n2"], ids=["the local disk", "the remote disk"])

@@ -49,6 +49,9 @@ class Bench:
 
     def look(self) -> None:
         self.watchdog.look()
+        self.settle()
+
+    def settle(self) -> None:
         until = time.monotonic() + 5
         while self.watchdog._busy and time.monotonic() < until:
             time.sleep(0.002)
@@ -162,6 +165,30 @@ def test_a_hold_that_has_begun_anew_is_kept(bench: Bench, monkeypatch: pytest.Mo
     monkeypatch.setattr(bench.watchdog, "_resume", lambda front: bench.hold(500.0))
     bench.look()
     assert [hold.deadline for hold in holds.read(str(bench.run / "holds"))] == [500.0]
+
+
+def test_an_array_is_answered_between_two_looks_and_nothing_else_is_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Telling:
+        """Files of a test tell of no change: sysfs does."""
+
+        told = False
+
+        def poll(self, milliseconds: float) -> bool:
+            time.sleep(0 if not self.told else milliseconds / 1000)
+            told, self.told = self.told, True
+            return not told
+
+    state = bench.array("active", "in_sync")
+    bench.suspended(names.front(UUID))
+    bench.look()
+    state.write_text("write-pending\n")
+    monkeypatch.setattr(bench.watchdog, "_poll", Telling())
+    bench.watchdog.wait(0.05)
+    bench.settle()
+    assert state.read_text() == "active"
+    assert bench.resumed == [], "a look so soon after the last one is no second look"
 
 
 def test_its_names_are_those_of_the_rest() -> None:

@@ -226,6 +226,7 @@ class Machine:
             if outcome != "error":
                 return outcome
             dm.path_up = False
+            self._tell("change", f"dm-{dm.major_minor.partition(':')[2]}")
         if dm.holding:
             dm.queued += 1
             return "held"

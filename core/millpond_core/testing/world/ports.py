@@ -115,13 +115,6 @@ class MemoryDm(_Port):
         del self.machine.dm[name]
         self._done()
 
-    async def gates(self) -> dict[str, GateStatus]:
-        return {
-            name: GateStatus(holding=dm.holding, path_up=dm.path_up, queued=dm.queued)
-            for name, dm in self.machine.dm.items()
-            if dm.gate
-        }
-
     async def gate_hold(self, name: str) -> None:
         await self._step(f"gate hold {name}")
         self._get(name).holding = True
@@ -169,6 +162,7 @@ class MemoryDm(_Port):
             table=dm.table,
             suspended=dm.suspended,
             open_count=self.machine.users(dm.major_minor),
+            gate=GateStatus(holding=dm.holding, path_up=dm.path_up, queued=dm.queued) if dm.gate else None,
         )
 
 

@@ -15,10 +15,10 @@ from millpond_core import layout, names
 async def test_the_reader_and_dmsetup_agree(volume: Volume) -> None:
     await volume.legs("ab")
     await dm.suspend(names.path(volume.uuid, "b"))
-    reader = Reader(Path("/dev/mapper/control"), names.DM_PREFIX)
+    read = await Reader(Path("/dev/mapper/control"), names.DM_PREFIX).read(with_status="multipath")
     told = parse_devices((await run("dmsetup", *_INFO)).decode(), (await run("dmsetup", "table")).decode())
-    assert told.keys() == (await reader.tables()).keys()
-    for name, seen in (await reader.tables()).items():
+    assert told.keys() == read.keys()
+    for name, seen in read.items():
         device = told[name]
         assert (seen.uuid, seen.major_minor, seen.open_count, seen.suspended) == (
             device.uuid,
@@ -28,7 +28,7 @@ async def test_the_reader_and_dmsetup_agree(volume: Volume) -> None:
         )
         assert layout.same_table(seen.lines, device.table)
     status = (await run("dmsetup", "status", "--target", "multipath", "--noflush")).decode()
-    for line in status.splitlines():
-        name, _, rest = line.partition(": ")
-        assert (await reader.states())[name].lines.split() == rest.split()
+    gates = {name: rest.split() for name, _, rest in (line.partition(": ") for line in status.splitlines())}
+    assert sorted(gates) == [names.gate(volume.uuid, leg) for leg in "ab"]
+    assert {name: seen.status.split() for name, seen in read.items() if seen.status} == gates
     await dm.resume(names.path(volume.uuid, "b"))

@@ -17,8 +17,8 @@ from world import Model
 from millpond_core import layout, quiesce
 from millpond_core.master import attaching, deleting, quiescence
 from millpond_core.master import volumes as v
-from millpond_core.nodeplan import attach, label, leave, legs, node, steps, still
-from millpond_core.nodeplan.attach import Attaching
+from millpond_core.nodeplan import attach, label, leave, legs, losing, node, steps, still
+from millpond_core.nodeplan.attaching import Attaching
 from millpond_core.observed import Member
 
 Patch = pytest.MonkeyPatch
@@ -57,14 +57,14 @@ def _no_epoch_check(patch: Patch, model: Model) -> None:
 
 
 def _gate_before_record(patch: Patch, model: Model) -> None:
-    real = Attaching.demote
+    real = losing.demote
 
     def demote(plan: Attaching) -> bool:
         found = real(plan)
         plan.steps.sort(key=lambda step: isinstance(step, steps.Record))
         return found
 
-    patch.setattr(Attaching, "demote", demote)
+    patch.setattr(losing, "demote", demote)
 
 
 def _promoted_in_one_look(patch: Patch, model: Model) -> None:
@@ -77,7 +77,7 @@ def _promoted_in_one_look(patch: Patch, model: Model) -> None:
             steps.Record(leg=leg.id, old=leg.state, new="InSync"),
         ]
 
-    patch.setattr(Attaching, "_promote", promote)
+    patch.setattr(attach, "_promote", promote)
 
 
 def _promoted_with_a_failing_gate(patch: Patch, model: Model) -> None:
@@ -87,17 +87,17 @@ def _promoted_with_a_failing_gate(patch: Patch, model: Model) -> None:
             steps.Record(leg=leg.id, old=leg.state, new="InSync"),
         ]
 
-    patch.setattr(Attaching, "_promote", promote)
+    patch.setattr(attach, "_promote", promote)
 
 
 def _promoted_unflushed(patch: Patch, model: Model) -> None:
-    real = Attaching._promote
+    real = attach._promote
 
     def promote(plan: Attaching, leg: Any) -> None:
         real(plan, leg)
         plan.steps = [step for step in plan.steps if not isinstance(step, steps.Flush)]
 
-    patch.setattr(Attaching, "_promote", promote)
+    patch.setattr(attach, "_promote", promote)
 
 
 def _promoted_while_copied(patch: Patch, model: Model) -> None:
@@ -125,12 +125,12 @@ def _equals_after_a_crash(patch: Patch, model: Model) -> None:
 
 
 def _delta_at_any_time(patch: Patch, model: Model) -> None:
-    patch.setattr(Attaching, "_delta", lambda plan, leg: True)
+    patch.setattr(attach, "_delta", lambda plan, leg: True)
 
 
 def _array_not_told(patch: Patch, model: Model) -> None:
     """A new array is not told what was dirty, so md calls what returns in sync at once."""
-    real = Attaching.assemble
+    real = attach.assemble
 
     def assemble(plan: Attaching) -> bool:
         found = real(plan)
@@ -140,11 +140,11 @@ def _array_not_told(patch: Patch, model: Model) -> None:
         ]
         return found
 
-    patch.setattr(Attaching, "assemble", assemble)
+    patch.setattr(attach, "assemble", assemble)
 
 
 def _own_bitmap_unread(patch: Patch, model: Model) -> None:
-    real = Attaching._add
+    real = attach._add
 
     def add(plan: Attaching, leg: Any) -> None:
         real(plan, leg)
@@ -152,7 +152,7 @@ def _own_bitmap_unread(patch: Patch, model: Model) -> None:
             msgspec.structs.replace(step, dirty_from="") if isinstance(step, steps.Add) else step for step in plan.steps
         ]
 
-    patch.setattr(Attaching, "_add", add)
+    patch.setattr(attach, "_add", add)
 
 
 def _unfenced(patch: Patch, model: Model) -> None:
@@ -256,13 +256,13 @@ def _gate_fails_while_in_sync(patch: Patch, model: Model) -> None:
 
 def _last_leg_lost(patch: Patch, model: Model) -> None:
     """Neither the state manager keeps it nor, as the second line, the rules of the CRD."""
-    patch.setattr(Attaching, "may_lose", lambda plan, leg: True)
+    patch.setattr(losing, "may_lose", lambda plan, leg: True)
     model.api.rules = False
 
 
 def _assembled_from_all(patch: Patch, model: Model) -> None:
     """Legs that are to be copied are taken for good; that their gates do not hold, the second line, is not seen."""
-    real = Attaching.assemble
+    real = attach.assemble
 
     def assemble(plan: Attaching) -> bool:
         with pytest.MonkeyPatch.context() as meanwhile:
@@ -270,7 +270,7 @@ def _assembled_from_all(patch: Patch, model: Model) -> None:
             meanwhile.setattr(plan, "holding", lambda leg: True)
             return real(plan)
 
-    patch.setattr(Attaching, "assemble", assemble)
+    patch.setattr(attach, "assemble", assemble)
 
 
 LACKS = "is recorded InSync but lacks acknowledged write"

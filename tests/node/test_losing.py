@@ -11,7 +11,7 @@ from invariants import watch
 from node_cluster import Cluster
 
 from millpond_core.model.virtualvolume import Leg, OnFailure
-from millpond_core.nodeplan.attach import UNRECORDED_SECONDS
+from millpond_core.nodeplan.losing import UNRECORDED_SECONDS
 
 
 async def mirrored(cluster: Cluster, *, attach: str = "n1", on_failure: OnFailure | None = None) -> None:

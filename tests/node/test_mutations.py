@@ -12,8 +12,8 @@ from invariants import watch
 from node_cluster import Cluster
 
 from millpond_core.model.virtualvolume import OnFailure
-from millpond_core.nodeplan import attach, node, steps
-from millpond_core.nodeplan.attach import Attaching
+from millpond_core.nodeplan import attach, losing, node, steps
+from millpond_core.nodeplan.attaching import Attaching
 from millpond_core.nodeplan.steps import Plan, Step
 from millpond_core.testing.world import Hook
 from millpond_node import volumes
@@ -149,8 +149,8 @@ def record_last(part: list[Step]) -> list[Step]:
     return sorted(part, key=lambda step: isinstance(step, steps.Record))
 
 
-def method(name: str, answer: Any) -> Mutation:
-    return lambda patch: patch.setattr(Attaching, name, lambda *_, **__: answer)
+def answers(owner: Any, name: str, answer: Any) -> Mutation:
+    return lambda patch: patch.setattr(owner, name, lambda *_, **__: answer)
 
 
 def both(*mutations: Mutation) -> Mutation:
@@ -172,13 +172,13 @@ def bitmaps_ignored(part: list[Step]) -> list[Step]:
 pytestmark = pytest.mark.timeout(900)
 MUTATIONS: dict[str, tuple[Mutation, Story]] = {
     "the gate fails before the record": (steps_changed(record_last), a_disk_is_lost),
-    "the last good leg is given up": (method("may_lose", True), both_disks_are_lost),
+    "the last good leg is given up": (answers(losing, "may_lose", True), both_disks_are_lost),
     "any life is taken for the same": (
-        both(method("same_life", True), method("gone_for_good", False)),
+        both(answers(Attaching, "same_life", True), answers(Attaching, "gone_for_good", False)),
         a_leg_node_loses_power_for_a_moment,
     ),
     "what the disk's cache lost is forgotten": (steps_changed(own_bitmap_ignored), a_disk_with_a_cache_returns),
-    "every leg comes by a delta": (method("_delta", True), a_spare_comes_in),
+    "every leg comes by a delta": (answers(attach, "_delta", True), a_spare_comes_in),
     "gates are opened for who can go on": (without(steps.KillPods), every_cache_is_lost_under_a_flush),
     "dirty chunks are not told to the array": (steps_changed(bitmaps_ignored), a_crash_while_a_leg_is_away),
     "promoted while it is copied": (

@@ -6,7 +6,8 @@ is made again after a kill between any two of its steps.
 
 * ``claim``: a disk becomes a device, or is refused.
 * ``legs``: the legs that lie on this node: label, dm, zeroes, export; releasing.
-* ``attach``, ``leave``: the stack on the attach node: paths, gates, array, front; legs lost and taken back; the end.
+* ``attaching``: what the record wants of the stack on the attach node, and what of it stands. ``attach`` builds and
+  keeps it, with ``paths`` (the way to each leg) and ``losing`` (a leg is given up); ``leave`` is the end.
 * ``still``: what a quiescence asks of this node.
 * ``node``: all of it for one volume, and the report.
 """

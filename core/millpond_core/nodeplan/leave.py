@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from millpond_core import layout, names
-from millpond_core.nodeplan.attach import Attaching
+from millpond_core.nodeplan import losing, paths
+from millpond_core.nodeplan.attach import answer
+from millpond_core.nodeplan.attaching import Attaching
 from millpond_core.nodeplan.stack import faulty
 from millpond_core.nodeplan.steps import (
     Acknowledge,
@@ -39,7 +41,7 @@ def detach(plan: Attaching) -> None:
         return
     if plan.memory.clean_epoch != plan.epoch:
         # Legs that are due are given up here too: the others must be all that there is to stop.
-        if plan.give_up(back=False) or plan.demote() or plan.leave() or plan.connect_back():
+        if losing.give_up(plan, back=False) or losing.demote(plan) or losing.drop(plan) or paths.take_up(plan):
             return
         if _front(plan) or _array(plan) or _flush(plan):
             return
@@ -67,7 +69,7 @@ def _front(plan: Attaching) -> bool:
         plan.steps.append(Resume(name=front.name))
     elif front.open_count:
         # Whoever has it open still writes, and may end only once that is done.
-        plan.answer()
+        answer(plan)
         plan.waits.append(f"the front is open {front.open_count} times: the volume is still in use here")
         return True
     else:
@@ -152,7 +154,7 @@ def _end(plan: Attaching, *, path: str, said: str) -> None:
     (design 4.2). ``path`` says why a ``{leg}`` is not touched any more, ``said`` what has happened.
     """
     for leg in sorted(plan.stack.paths):
-        plan.fail_path(leg, path.format(leg=leg))
+        paths.fail(plan, leg, path.format(leg=leg))
     front = plan.stack.front
     if front is not None and not front.open_count:
         if front.suspended:

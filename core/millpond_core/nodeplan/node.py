@@ -6,7 +6,8 @@ from millpond_core import names
 from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import FrontState, GateMode, NodeReport, PathReport, PathState, Progress
 from millpond_core.nodeplan import leave, legs
-from millpond_core.nodeplan.attach import Attaching, maintain
+from millpond_core.nodeplan.attach import maintain
+from millpond_core.nodeplan.attaching import Attaching
 from millpond_core.nodeplan.stack import faulty, in_sync
 from millpond_core.nodeplan.steps import Plan, Remember, Step
 from millpond_core.nodeplan.view import Around, Kernel, Memory, volume_bytes

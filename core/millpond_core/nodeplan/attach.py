@@ -1,7 +1,7 @@
 """The stack on the attach node, built and kept: array, front, legs taken back.
 
-The way to each leg is ``paths``', losing one ``losing``'s, the end ``leave``'s. The rules of ``docs/safety.md`` that are
-kept here:
+The way to each leg is ``paths``', losing one ``losing``'s, the end ``leave``'s. Of the rules of ``docs/safety.md``
+these are kept here:
 
 * A gate holds if and only if its leg is recorded InSync. The one exception is a leg that md has just completed: its
   gate holds a moment before the record says so, and a second look lies between.

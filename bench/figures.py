@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +53,7 @@ def replace_section(path: Path, name: str, content: str, preface: str) -> None:
 def host() -> str:
     """The machine that carries the guests."""
     kvm = "kvm" in " ".join(accel.flags())
-    return f"{os.cpu_count()} cores, Linux {platform.release()}, {'KVM' if kvm else 'no KVM'}"
+    return f"{os.cpu_count()} cores, {'KVM' if kvm else 'no KVM'}"
 
 
 def described(machine: Mapping[str, str], command: str, notes: Sequence[str] = ()) -> str:

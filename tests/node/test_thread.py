@@ -9,12 +9,17 @@ from node_cluster import Cluster
 from millpond_core.testing.world import Machine
 
 
+async def attached(cluster: Cluster) -> None:
+    """Volume v with a leg on n1 and one on n2, at n1."""
+    for node in cluster.nodes:
+        await cluster.disk(node, "nvme1")
+    await cluster.volume("v", *cluster.nodes)
+    await cluster.attach("v", "n1")
+
+
 async def test_from_a_disk_to_a_write_on_both_legs_and_back(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "n1", "n2") as cluster:
-        for node in ("n1", "n2"):
-            await cluster.disk(node, "nvme1")
-        await cluster.volume("v", "n1", "n2")
-        await cluster.attach("v", "n1")
+        await attached(cluster)
         report = cluster.report("v", "n1")
         assert report.device == f"/dev/mapper/millpond-{cluster.vvol('v').spec.uuid}"
         assert {(p.id, p.gate, p.path, p.member) for p in report.paths} == {
@@ -35,10 +40,7 @@ async def test_from_a_disk_to_a_write_on_both_legs_and_back(tmp_path: Path) -> N
 async def test_a_detach_that_has_begun_is_finished_before_the_volume_is_attached_again(tmp_path: Path) -> None:
     """A stack half taken down is never taken up again under its epoch: what was remembered of it is no longer true."""
     async with Cluster(tmp_path, "n1", "n2") as cluster:
-        for node in ("n1", "n2"):
-            await cluster.disk(node, "nvme1")
-        await cluster.volume("v", "n1", "n2")
-        await cluster.attach("v", "n1")
+        await attached(cluster)
         epoch = cluster.vvol("v").status.attachment.epoch
 
         async def change_of_mind(machine: Machine, call: str) -> None:
@@ -55,10 +57,7 @@ async def test_a_detach_that_has_begun_is_finished_before_the_volume_is_attached
 async def test_writes_are_done_while_a_volume_in_use_is_to_be_detached(tmp_path: Path) -> None:
     """A pod that is to end may have to write before it can: its writes must not wait for its end."""
     async with Cluster(tmp_path, "n1", "n2") as cluster:
-        for node in ("n1", "n2"):
-            await cluster.disk(node, "nvme1")
-        await cluster.volume("v", "n1", "n2")
-        await cluster.attach("v", "n1")
+        await attached(cluster)
         await cluster.kill("n1")
         await cluster.pass_time(10)
         write = cluster.write("n1", "v", 3, 42)

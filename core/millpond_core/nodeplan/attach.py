@@ -151,13 +151,11 @@ def _promote(plan: Attaching, leg: Leg) -> None:
     ]
 
 
-def answer(plan: Attaching) -> bool:
-    """Writes wait for the array to become active, and no failure has to be recorded first."""
+def answer(plan: Attaching) -> None:
+    """Let writes go on that wait for the array to become active, if no failure has to be recorded first."""
     array = plan.stack.array
-    if array is None or array.array_state != "write-pending" or any(faulty(m) for m in array.members):
-        return False
-    plan.steps.append(Acknowledge(name=array.name))
-    return True
+    if array is not None and array.array_state == "write-pending" and not any(faulty(m) for m in array.members):
+        plan.steps.append(Acknowledge(name=array.name))
 
 
 def front(plan: Attaching) -> bool:

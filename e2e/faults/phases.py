@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from faults.field import DISKS, NAMES
+from faults.field import DISKS, NAMES, Object
 from faults.volume import Volume
 
 SOON_SECONDS = 120.0
@@ -79,14 +79,23 @@ def _rebuilding(part: float) -> Callable[[Volume, str], object]:
 
 
 def _short_of(volume: Volume, part: float) -> str:
-    for report in volume.see()["status"].get("nodes", ()):
-        for progress in report.get("progress", ()):
-            if progress.get("leg") and progress["doneBytes"] >= part * progress["totalBytes"]:
-                return ""
+    status = volume.see()["status"]
+    if rebuilt(status) >= part:
+        return ""
     if volume.legs("Rebuilding"):
         return "too little is done"
-    done = len(volume.legs("InSync")) == 2 and volume.see()["status"].get("phase") == "Ready"
+    done = len(volume.legs("InSync")) == 2 and status.get("phase") == "Ready"
     return "" if done else "nothing is being rebuilt"  # so fast that nobody saw it
+
+
+def rebuilt(status: Object) -> float:
+    """How much of the leg that is rebuilt has been, 0 to 1; -1: nobody reports a rebuild."""
+    parts = [-1.0]
+    for report in status.get("nodes", ()):
+        for progress in report.get("progress", ()):
+            if progress.get("leg") and progress.get("totalBytes"):
+                parts.append(progress.get("doneBytes", 0) / progress["totalBytes"])  # nought is left out of an object
+    return max(parts)
 
 
 def _plug_all(volume: Volume) -> None:

@@ -9,7 +9,7 @@ import pytest
 from faults import blocks, plan
 from faults.kinds import KINDS
 from faults.ledger import Ledger
-from faults.phases import PHASES
+from faults.phases import PHASES, rebuilt
 
 VOLUME = bytes(range(16))
 
@@ -93,3 +93,12 @@ def test_a_case_is_found_by_its_names() -> None:
         plan.one("meteor", "writing", "leg", 3)
     with pytest.raises(KeyError, match="strikes leg, not 'attach'"):
         plan.one("host refused", "writing", "attach", 3)
+
+
+@pytest.mark.parametrize(
+    ("progress", "part"),
+    [([], -1), ([{"leg": "c", "totalBytes": 100}], 0), ([{"leg": "c", "totalBytes": 100, "doneBytes": 50}], 0.5)],
+)
+def test_how_far_a_rebuild_is(progress: list[dict[str, object]], part: float) -> None:
+    """A rebuild that has just begun has no ``doneBytes``: nought is left out of an object."""
+    assert rebuilt({"nodes": [{"node": "n1"}, {"node": "n2", "progress": progress}]}) == part

@@ -42,7 +42,7 @@ class Config(NamedTuple):
     """How often disks are looked at without an event."""
     alive_seconds: float = 5.0
     """How often each device is read from."""
-    heartbeat_seconds: float = 10.0
-    lease_seconds: int = 40
+    heartbeat_seconds: float = 2.0
+    lease_seconds: int = 20
     progress_seconds: float = 15.0
     """How often the progress of a rebuild is reported."""

@@ -88,9 +88,12 @@ lab-down: ## Stop it and leave nothing behind
 	@$(PY) -m lab down
 
 ##@ Measure
-.PHONY: bench-thread bench-datapath
+.PHONY: bench-thread bench-datapath bench-recovery
 bench-thread: generate-stubs ## The main thread's figures, into docs/performance.md
 	@$(PY) -m bench.thread --kernel $(KERNEL)
 
 bench-datapath: ## Reads and writes beside md, LVM and DRBD, into docs/performance.md (KERNEL=)
 	@$(PY) -m bench.datapath --kernel $(KERNEL)
+
+bench-recovery: ## What a lost leg costs until there are two copies again, into docs/performance.md (KERNEL=)
+	@$(PY) -m bench.recovery --kernel $(KERNEL)

@@ -13,10 +13,10 @@ from lab.progress import say, step
 
 KVM = ("-accel", "kvm", "-cpu", "host")
 SLOW_IN_SOFTWARE = ("erms", "smap", "smep", "avx", "avx2")
-"""What makes a processor fast or safe, and TCG pays for: with erms the kernel copies and clears memory byte by byte (rep
-movsb, a turn of the emulator for each), smap ends a block of code at each access to a program's memory, and avx lets
-the C library move registers that are two of the host's. Without them a boot and a few Python programs take a sixth
-less of the host's processor.
+"""What makes a processor fast or safe, and TCG pays for: with erms the kernel copies and clears memory by rep movsb, a
+turn of the emulator for each byte, smap ends a block of code at each access to a program's memory, and avx lets the C
+library move registers that are two of the host's. Without them a boot and a few Python programs take a sixth less of
+the host's processor.
 """
 TCG = ("-accel", "tcg,thread=multi", "-cpu", ",-".join(("max", *SLOW_IN_SOFTWARE)))
 VARIABLE = "MILLPOND_ACCEL"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from millpond_core import names
 from millpond_core.errors import Conflict, Invalid, MillpondError, NotFound
-from millpond_core.master import planner, quiescence
+from millpond_core.master import changes, planner, quiescence
 from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Merge, Notice, Patch, Refuse, Step
 from millpond_core.master.world import KINDS, UNLIMITED, Health, Object, RebuildLimits, World
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
@@ -240,9 +240,10 @@ class Master:
             self._look(other)
 
     def _feed_starving(self) -> None:
-        """There may be room now."""
-        for key in self._starving:
-            self.agenda.add(key, self._clock.boottime())
+        """There may be room now: for those first that have most to lose."""
+        starving = self._volumes({key.name for key in self._starving})
+        for volume in sorted(starving, key=lambda one: changes.endangered(self.world, one)):
+            self._look(volume)
 
     def _dependents(self, obj: Object) -> Iterator[Object]:
         world = self.world

@@ -28,8 +28,8 @@ from master_world import (
 
 from millpond_core import names
 from millpond_core.instants import seconds_stamp
-from millpond_core.master import changes, deleting, volume
-from millpond_core.master.steps import Act, Create, Merge, Refuse, Wait
+from millpond_core.master import changes, deleting, planner, volume
+from millpond_core.master.steps import Act, Create, Merge, Patch, Refuse, Wait
 from millpond_core.master.world import Health, RebuildLimits, World
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.storagedevice import StorageDeviceStatus
@@ -179,6 +179,22 @@ def test_a_rebuild_waits_for_its_turn(others: list[VirtualVolume], limits: Rebui
     for other in others:  # they are done
         there.put(msgspec.structs.replace(other, status=msgspec.structs.replace(other.status, mapping=legs())))
     assert isinstance(decided(there, NOW + 60), Act)
+
+
+def test_who_has_fewest_copies_is_rebuilt_first() -> None:
+    """Of the volumes on one failed disk, where not all may be rebuilt at once."""
+    nodes = [*replacing().status.nodes[1:], report("n1", "a", front="Active", paths=[PathReport(id="a", path="Up")])]
+    two_left = legs(leg("a", "n1"), leg("b", "n2", "Stale"), leg("d", "n3", disk="d2"))
+    better = replacing("v1", mapping=two_left, copies_wanted=3, nodes=nodes)
+    worse = replacing("v2")
+    worse = msgspec.structs.replace(worse, spec=msgspec.structs.replace(worse.spec, uuid=VID.replace("4f1c", "4f1d")))
+    still = quiescence("q", "Quiesced", at=NOW + 59, volumes=["v1", "v2"])
+    there = World(world(better, worse, lost("n2", since=NOW - 99), still).all(), RebuildLimits(per_cluster=1))
+    assert changes.ready(there, better, NOW + 60) is not None
+    decision = planner.decide(there, still, NOW + 60)
+    assert isinstance(decision, Act)
+    assert isinstance(decision.step, Patch)
+    assert decision.step.name == "v2"
 
 
 def test_a_leg_that_never_stays_is_replaced() -> None:

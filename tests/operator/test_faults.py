@@ -9,6 +9,7 @@ from harness import Cluster, MasterKube, attached, leg_on, remote
 
 from millpond_core import names
 from millpond_core.errors import Invalid
+from millpond_core.master.world import RebuildLimits
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_operator.agenda import Key
 
@@ -52,6 +53,32 @@ async def test_a_silent_node_that_a_second_witness_gives_up_has_failed(cluster: 
     assert volume.status.mapping.generation == 2
     [q] = await cluster.quiescences()
     assert q.spec.reason == "NodeFailed"
+
+
+async def test_who_has_fewest_copies_has_the_next_turn(cluster: Cluster) -> None:
+    """One rebuild at a time: while that of z goes on, a (two copies left) and b (one left) wait for theirs."""
+    cluster.master.world.rebuild_limits = RebuildLimits(per_cluster=1)
+    await cluster.nodes.add_node("n4")
+    for number, (name, copies, at) in enumerate((("z", 2, "n4"), ("a", 3, "n1"), ("b", 2, "n1")), start=1):
+        for node in ("n1", "n2", "n3", "n4"):
+            await cluster.nodes.add_device(f"{name}-{node}", node, pool=name)
+        cluster.nodes.nodes[at].slow_rebuild = True
+        await cluster.nodes.add_volume(name, number, copies=copies, grace=0, pool=name, preferred_node=at)
+        await cluster.settle()
+        await cluster.nodes.want(name, at)
+        await cluster.settle()
+
+    async def rebuilding() -> list[str]:
+        volumes = [await cluster.volume(name) for name in ("a", "b", "z")]
+        return [v.metadata.name for v in volumes if any(leg.state == "Rebuilding" for leg in v.status.mapping.legs)]
+
+    for name, at in (("z", "n4"), ("a", "n1"), ("b", "n1")):
+        cluster.nodes.pull(remote(await cluster.volume(name), at).extents[0].device)
+        await cluster.later(30)
+    assert await rebuilding() == ["z"]
+    cluster.nodes.nodes["n4"].slow_rebuild = False
+    await cluster.later(30)
+    assert await rebuilding() == ["b"]
 
 
 async def test_many_silent_nodes_at_once_are_our_own_blindness(cluster: Cluster) -> None:

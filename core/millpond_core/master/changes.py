@@ -146,6 +146,11 @@ def queued(world: World, volume: VirtualVolume, now: float) -> str:
     return _turns(world, volume, outlook(world, volume, now))[1]
 
 
+def endangered(world: World, volume: VirtualVolume) -> tuple[int, str]:
+    """Sort key: the volume with the fewest copies in reach first."""
+    return len(v.in_reach(world, volume)), volume.metadata.name
+
+
 def operations(volume: VirtualVolume, change: Change) -> list[dict[str, Any]]:
     """The commit of generation N+1 as a JSON Patch, with tests for everything it was decided from."""
     touched = {*change.retire, *change.rejoin}

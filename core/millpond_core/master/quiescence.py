@@ -120,12 +120,13 @@ def _draining(world: World, q: Quiescence, now: float) -> Decision:
 
 
 def _quiesced(world: World, q: Quiescence, now: float) -> Decision:
-    """Commit, volume by volume."""
+    """Commit, volume by volume: where not all may be rebuilt at once, those go first that have most to lose."""
     generations = _generations(world, q)
-    for name in q.status.volumes:
-        volume = world.volumes.get(name)
-        change = changes.ready(world, volume, now) if volume else None
-        if volume is None or change is None:
+    volumes = [volume for name in q.status.volumes if (volume := world.volumes.get(name))]
+    for volume in sorted(volumes, key=lambda one: changes.endangered(world, one)):
+        name = volume.metadata.name
+        change = changes.ready(world, volume, now)
+        if change is None:
             continue
         holds = [(parse(a.at) or 0.0, a.hold_remaining_ms) for a in q.status.acknowledgements if q.spec.hold_io]
         if now >= _deadline(q) or not quiesce.hold_allows(holds, now):

@@ -88,7 +88,7 @@ lab-down: ## Stop it and leave nothing behind
 	@$(PY) -m lab down
 
 ##@ Measure
-.PHONY: bench-thread bench-datapath bench-recovery
+.PHONY: bench-thread bench-datapath bench-recovery bench-heartbeats
 bench-thread: generate-stubs ## The main thread's figures, into docs/performance.md
 	@$(PY) -m bench.thread --kernel $(KERNEL)
 
@@ -97,3 +97,6 @@ bench-datapath: ## Reads and writes beside md, LVM and DRBD, into docs/performan
 
 bench-recovery: ## What a lost leg costs until there are two copies again, into docs/performance.md (KERNEL=)
 	@$(PY) -m bench.recovery --kernel $(KERNEL)
+
+bench-heartbeats: ## What the nodes' Leases cost etcd and the API server, into docs/performance.md
+	@$(PY) -m bench.heartbeats

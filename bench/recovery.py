@@ -94,7 +94,9 @@ class Bench:
         taken = self._until(lambda: not self.volume.legs("Stale"), began)
         whole = self._until(lambda: len(self.volume.legs("InSync")) == 2, began)
         self.figures.add("disk back → its leg taken in again", taken, "s")
-        self.figures.add(f"from there to in sync ({DIRTY:.0%} of the blocks written meanwhile)", whole - taken, "s")
+        self.figures.add(
+            f"from there to in sync ({DIRTY:.0%} of the blocks written meanwhile, at random)", whole - taken, "s"
+        )
 
     def _replaced(self) -> None:
         self._settled()

@@ -44,5 +44,6 @@ class Config(NamedTuple):
     """How often each device is read from."""
     heartbeat_seconds: float = 2.0
     lease_seconds: int = 20
+    """After so long a silence is a question. What the pace costs the control plane: ``make bench-heartbeats``."""
     progress_seconds: float = 15.0
     """How often the progress of a rebuild is reported."""

@@ -125,11 +125,18 @@ class StateManager:
             delay = min(delay * 2, 10.0)
 
     async def _every(self, what: str, seconds: float, do: Callable[[], Awaitable[None]]) -> None:
+        """Do it again and again. What stands in the way is told once, however often it is tried."""
+        told = ""
         while True:
             try:
                 await do()
+                if told:
+                    log.info("%s: goes on", what)
+                told = ""
             except MillpondError as error:
-                log.warning("%s: %s", what, error)
+                if str(error) != told:
+                    log.warning("%s: %s", what, error)
+                told = str(error)
             except Exception:
                 log.exception("%s failed in a way that nobody foresaw", what)
             await asyncio.sleep(seconds)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from node_cluster import Cluster
 
+from millpond_core.errors import Unavailable
 from millpond_core.model.virtualvolume import OnFailure
 
 
@@ -35,3 +37,21 @@ async def test_a_lost_disk_is_told_from_the_hold_to_its_end(tmp_path: Path) -> N
         await cluster.until(lambda: told(cluster, "v")[-2:] == [("LegRebuilding", False), ("LegInSync", False)])
         await cluster.pass_time(4)
         assert cluster.data("v", "a") == cluster.data("v", "b")
+
+
+async def test_a_silent_api_server_does_not_fill_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(*_: object) -> None:
+        raise Unavailable("no answer")
+
+    caplog.set_level("INFO", "millpond_node.manager")
+    async with Cluster(tmp_path, "n1") as cluster:
+        await cluster.pass_time(5)
+        caplog.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(cluster.kube, "renew_lease", silent)
+            await cluster.pass_time(60)
+        await cluster.pass_time(5)
+    said = [record.getMessage() for record in caplog.records if "heartbeat" in record.getMessage()]
+    assert said == ["heartbeat: no answer", "heartbeat: goes on"]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bench.figures import Figures, described, host, replace_section
 
-from faults.field import DISKS, NAMES, Field, Object
+from faults import blocks
+from faults.field import NAMES, Field, Object
 from faults.volume import Volume
 from lab import kernels
 from lab.progress import say
@@ -24,7 +25,6 @@ from millpond_core.units import MIB
 
 ROOT = Path(__file__).resolve().parents[1]
 VOLUME_MIB = 128
-BLOCK_BYTES = 4096
 DIRTY = 0.01
 """The part of the volume's blocks that is written while a leg is away."""
 SOON_SECONDS = 300.0
@@ -83,7 +83,7 @@ class Bench:
         self.field.unplug(node, disk)
         seen = self._until(lambda: self.field.get("storagedevices", disk)["status"].get("phase") == "Failed", began)
         degraded = self._until(lambda: bool(self.volume.legs("Stale")), began)
-        dirty = int(DIRTY * VOLUME_MIB * MIB / BLOCK_BYTES)
+        dirty = int(DIRTY * VOLUME_MIB * MIB / blocks.BLOCK)
         self.volume.writes(seconds=SOON_SECONDS, more=dirty)
         gap = self.volume.ledger.gap()
         self.figures.add("disk pulled → its failure in the record", seen, "s")
@@ -112,15 +112,11 @@ class Bench:
         self.figures.add(f"full rebuild of {VOLUME_MIB} MiB", took, "s")
         self.figures.add("full rebuild against dd", VOLUME_MIB / took / rate, "of dd's rate")
         self._policy(grace=3600)
-        for node in NAMES:
-            for disk in DISKS:
-                self.field.plug(node, disk)
+        self.field.plug_all()
         self._settled()
-        self.volume.begin(NAMES[0])
 
     def _check(self) -> None:
-        """The legs byte by byte: a fast rebuild that copied the wrong thing is none."""
-        self.volume.end()
+        """The legs byte by byte: a fast rebuild that copied the wrong thing is none. The writer is quiet until then."""
         if found := self.volume.check():
             raise SystemExit(f"the legs are not what they should be: {'; '.join(found)}")
         self.volume.begin(NAMES[0])
@@ -129,7 +125,7 @@ class Bench:
         return next(leg for leg in self.volume.legs(state) if leg["node"] != self.volume.node())
 
     def _policy(self, *, grace: int) -> None:
-        self.field.merge("virtualvolumes", "bench", {"spec": {"onFailure": {"gracePeriodSeconds": grace}}})
+        self.field.merge("virtualvolumes", self.volume.name, {"spec": {"onFailure": {"gracePeriodSeconds": grace}}})
 
     def _path_rate(self, leg: str) -> float:
         """MiB/s."""

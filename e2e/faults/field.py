@@ -166,6 +166,13 @@ class Field:
         if not machine.plugged(found):
             machine.plug(found)
 
+    def plug_all(self) -> None:
+        """Every pulled disk back, on the nodes that run."""
+        for node, guest in self.nodes.items():
+            for disk in DISKS:
+                if guest.machine.alive():
+                    self.plug(node, disk)
+
     def power_off(self, *nodes: str) -> None:
         """Cut their power."""
         for node in nodes:

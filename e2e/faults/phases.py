@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from faults.field import DISKS, NAMES, Object
+from faults.field import NAMES, Object
 from faults.volume import Volume
 
 SOON_SECONDS = 120.0
@@ -99,10 +99,7 @@ def rebuilt(status: Object) -> float:
 
 
 def _plug_all(volume: Volume) -> None:
-    for node in NAMES:
-        for disk in DISKS:
-            if volume.field.nodes[node].machine.alive():
-                volume.field.plug(node, disk)
+    volume.field.plug_all()
     patch = {"onFailure": {"gracePeriodSeconds": 60}, "rebuild": {"maxRate": 0}}
     volume.field.merge("virtualvolumes", volume.name, {"spec": patch})
 

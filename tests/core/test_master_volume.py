@@ -118,14 +118,17 @@ def replacing(name: str = "v1", **fields: Any) -> VirtualVolume:
         report("n3", "c"),
     ]
     made = mapped(**{"mapping": STALE, "spares": [SPARE], "next_leg": 3, "nodes": nodes, **fields})
-    return msgspec.structs.replace(made, metadata=msgspec.structs.replace(made.metadata, name=name, uid=f"uid-{name}"))
+    return msgspec.structs.replace(
+        made,
+        metadata=msgspec.structs.replace(made.metadata, name=name, uid=f"uid-{name}"),
+        spec=made.spec if name == "v1" else msgspec.structs.replace(made.spec, uuid=VID.replace("4f1c", "4f1d")),
+    )
 
 
 def rebuilding(name: str, at: str, attached: str, **fields: Any) -> VirtualVolume:
     """Another volume, of which a leg is being rebuilt."""
     mapping = legs(leg("a", attached), leg("b", at, "Rebuilding"))
-    made = replacing(name, spares=[], mapping=mapping, attachment=Attachment(node=attached, epoch=1), **fields)
-    return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, uuid=VID.replace("4f1c", "4f1d")))
+    return replacing(name, spares=[], mapping=mapping, attachment=Attachment(node=attached, epoch=1), **fields)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +186,8 @@ def test_a_rebuild_waits_for_its_turn(others: list[VirtualVolume], limits: Rebui
 
 def test_who_has_fewest_copies_is_rebuilt_first() -> None:
     """Of the volumes on one failed disk, where not all may be rebuilt at once."""
-    nodes = [*replacing().status.nodes[1:], report("n1", "a", front="Active", paths=[PathReport(id="a", path="Up")])]
     two_left = legs(leg("a", "n1"), leg("b", "n2", "Stale"), leg("d", "n3", disk="d2"))
-    better = replacing("v1", mapping=two_left, copies_wanted=3, nodes=nodes)
-    worse = replacing("v2")
-    worse = msgspec.structs.replace(worse, spec=msgspec.structs.replace(worse.spec, uuid=VID.replace("4f1c", "4f1d")))
+    better, worse = replacing("v1", mapping=two_left, copies_wanted=3), replacing("v2")
     still = quiescence("q", "Quiesced", at=NOW + 59, volumes=["v1", "v2"])
     there = World(world(better, worse, lost("n2", since=NOW - 99), still).all(), RebuildLimits(per_cluster=1))
     assert changes.ready(there, better, NOW + 60) is not None

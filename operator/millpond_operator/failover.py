@@ -23,18 +23,23 @@ STEPS_AT_ONCE = 500
 
 
 class Failover:
-    """Keeps nothing but when to look again, and what was said already."""
+    """Keeps nothing but when to look again, what was said already, and which Nodes bear our taint."""
 
     def __init__(self, kube: Kube, clock: Clock, master: Master) -> None:
         self._kube = kube
         self._clock = clock
         self._master = master
         self._workloads = KubeWorkloads(kube)
-        self._due: dict[str, float] = {}
+        self._due: dict[str, tuple[str, float]] = {}
+        """What was made of the node at the last look, and when the next one is due."""
         self._said: dict[str, set[str]] = {}
+        self._tainted: set[str] | None = None
+        """None: a master before us may have left some."""
 
     async def run(self) -> None:
-        """Look again and again, for ever; nothing is asked of the API server while no node has failed."""
+        """Look again and again, for ever; after the first look nothing is asked of the API server while no node has
+        failed.
+        """
         while True:
             await self.look()
             await asyncio.sleep(EVERY_SECONDS)
@@ -42,19 +47,26 @@ class Failover:
     async def look(self) -> None:
         """Bring each failed node whose time has come as far as it goes now."""
         world = self._master.world
-        concerned = failover.concerned(world)
+        if self._tainted is None:
+            try:
+                self._tainted = await self._workloads.tainted()
+            except MillpondError as error:
+                log.warning("failover: %s", error)
+        concerned = failover.concerned(world) | ((self._tainted or set()) & world.nodes.keys())
         for name in {*self._due, *self._said} - concerned:
             self._due.pop(name, None)
             self._said.pop(name, None)
         for name in sorted(concerned):
-            if self._clock.boottime() < self._due.get(name, 0.0):
+            state = world.state_of(name).state
+            before, due = self._due.get(name, ("", 0.0))
+            if state == before and self._clock.boottime() < due:
                 continue
             try:
                 wait = await self._settle(world.nodes[name])
             except MillpondError as error:
                 log.warning("failover of %s: %s", name, error)
                 wait = failover.AGAIN_SECONDS
-            self._due[name] = self._clock.boottime() + wait
+            self._due[name] = state, self._clock.boottime() + wait
 
     async def _settle(self, node: StorageNode) -> float:
         """Seconds until the next look."""
@@ -91,6 +103,11 @@ class Failover:
                     # Kubernetes finds out all the same, within a minute of the VolumeAttachment's end.
                     log.warning("volumes in use: %s", error)
                 return there._replace(host=there.host._replace(in_use=after))
+            case failover.Taint():
+                host = await self._workloads.taint(step)
+                if self._tainted is not None:
+                    (self._tainted.add if host.tainted else self._tainted.discard)(step.node)
+                return there._replace(host=host)
             case failover.DeletePod(gone) | failover.DeleteAttachment(gone):
                 await self._workloads.take(step)
                 return there.deleted(gone)

@@ -1,4 +1,4 @@
-"""Watches the nodes' Leases on a clock of our own, and asks the kubelets' Nodes when one stands still."""
+"""Watches the nodes' Leases on a clock of our own, and asks for their kubelets when one stands still."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from millpond_core import names
 from millpond_core.errors import MillpondError
-from millpond_core.master.node import Heartbeat, failed, judge
+from millpond_core.master.node import Heartbeat, Kubelet, failed, judge
 from millpond_core.ports import Clock, Kube
 from millpond_operator.master import Master
 
@@ -18,6 +18,12 @@ EVERY_SECONDS = 3.0
 
 DEFAULT_DURATION = 20.0
 """For a node that has no Lease yet, in seconds."""
+
+SUSPECT_SECONDS = 5.0
+"""After so much silence of its state manager (two renewals) a node's kubelet is watched as well."""
+
+KUBELETS = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+"""A kubelet renews its own four times in the time for which it is good (``nodeLeaseDurationSeconds``, 40 s)."""
 
 
 class _Seen(NamedTuple):
@@ -39,6 +45,7 @@ class Heartbeats:
         self._master = master
         self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._seen: dict[str, _Seen] = {}
+        self._kubelets: dict[str, _Seen] = {}
         self._looked_at: float | None = None
 
     async def run(self) -> None:
@@ -53,35 +60,52 @@ class Heartbeats:
 
     async def look(self) -> None:
         """One look at all Leases, and a verdict."""
-        answer = await self._kube.raw("GET", self._leases)
+        leases = await self._read(self._leases)
         now = self._clock.boottime()
         # Time in which we did not see (an outage, a machine that slept) is nobody's silence.
         passed = 0.0 if self._looked_at is None else min(now - self._looked_at, 3 * EVERY_SECONDS)
         self._looked_at = now
-        leases = {lease["metadata"]["name"]: lease.get("spec", {}) for lease in answer.get("items", ())}
-        heartbeats = {}
-        for node in self._master.world.nodes:
-            seen = self._beat(node, leases.get(names.node_manager(node)), passed)
-            self._seen[node] = seen
-            heartbeats[node] = Heartbeat(seen.silent, seen.duration, seen.moved)
-        silent = any(beat.silent_seconds > beat.duration_seconds for beat in heartbeats.values())
-        kubelets = await self._kubelets() if silent or any(map(failed, self._master.world.nodes.values())) else {}
+        nodes = self._master.world.nodes
+        self._seen = {n: _beat(self._seen.get(n), leases.get(names.node_manager(n)), passed) for n in nodes}
+        heartbeats = {name: Heartbeat(seen.silent, seen.duration, seen.moved) for name, seen in self._seen.items()}
+        there = any(map(failed, nodes.values()))
+        suspect = there or any(beat.silent_seconds > SUSPECT_SECONDS for beat in heartbeats.values())
+        leases = await self._read(KUBELETS) if suspect else {}
+        self._kubelets = {name: _beat(self._kubelets.get(name), lease, passed) for name, lease in leases.items()}
+        silent = there or any(beat.silent_seconds > beat.duration_seconds for beat in heartbeats.values())
+        kubelets = await self._witnesses() if silent else {}
         self._master.judge(judge(self._master.world, heartbeats, kubelets, self._clock.now()))
 
-    def _beat(self, node: str, lease: dict[str, object] | None, passed: float) -> _Seen:
-        known = self._seen.get(node)
-        renewed = str(lease.get("renewTime", "")) if lease else ""
-        duration = float(str(lease.get("leaseDurationSeconds") or DEFAULT_DURATION)) if lease else DEFAULT_DURATION
-        if known is None or known.renewed != renewed:
-            return _Seen(renewed, 0.0, duration, moved=known is not None)
-        return _Seen(renewed, known.silent + passed, duration, known.moved)
+    async def _read(self, path: str) -> dict[str, dict[str, object]]:
+        """The Leases of a namespace by their names."""
+        items = (await self._kube.raw("GET", path)).get("items", ())
+        return {lease["metadata"]["name"]: lease.get("spec", {}) for lease in items}
 
-    async def _kubelets(self) -> dict[str, bool]:
-        """Each Kubernetes Node's Ready condition; Unknown is not Ready."""
+    async def _witnesses(self) -> dict[str, Kubelet]:
+        """Each Kubernetes Node's kubelet."""
         answer = await self._kube.raw("GET", "/api/v1/nodes")
-        ready = {}
+        found = {}
         for node in answer.get("items", ()):
             said = [c for c in node.get("status", {}).get("conditions", ()) if c.get("type") == "Ready"]
             if said:
-                ready[node["metadata"]["name"]] = said[0].get("status") == "True"
-        return ready
+                name = node["metadata"]["name"]
+                found[name] = Kubelet(said[0].get("status") == "True", _renews(self._kubelets.get(name)))
+        return found
+
+
+def _renews(seen: _Seen | None) -> bool | None:
+    """Whether a kubelet does; one without a Lease is judged by its Node alone."""
+    if seen is None:
+        return True
+    if seen.silent > seen.duration / 2:
+        return False
+    return True if seen.moved else None
+
+
+def _beat(known: _Seen | None, lease: dict[str, object] | None, passed: float) -> _Seen:
+    """What is known of a Lease (None: there is none) after one more look, ``passed`` seconds after the one before."""
+    renewed = str(lease.get("renewTime", "")) if lease else ""
+    duration = float(str(lease.get("leaseDurationSeconds") or DEFAULT_DURATION)) if lease else DEFAULT_DURATION
+    if known is None or known.renewed != renewed:
+        return _Seen(renewed, 0.0, duration, moved=known is not None)
+    return _Seen(renewed, known.silent + passed, duration, known.moved)

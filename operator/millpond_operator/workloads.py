@@ -9,7 +9,7 @@ from millpond_core import names
 from millpond_core.errors import Conflict, NotFound
 from millpond_core.instants import seconds_stamp
 from millpond_core.master import workloads as w
-from millpond_core.master.failover import DeleteAttachment, DeletePod, NotInUse
+from millpond_core.master.failover import DeleteAttachment, DeletePod, NotInUse, Taint
 from millpond_core.master.steps import Notice
 from millpond_core.ports import Kube
 
@@ -40,6 +40,20 @@ class KubeWorkloads:
                 found = await self._volume(name, volumes)
                 attachments += [w.attachment(document, found.volume)] if found.volume else []
         return w.Workloads(w.host(host), tuple(pods), tuple(attachments))
+
+    async def tainted(self) -> set[str]:
+        """Nodes that bear our taint."""
+        nodes = (await self._kube.raw("GET", "/api/v1/nodes")).get("items", ())
+        return {node["metadata"]["name"] for node in nodes if w.host(node).tainted}
+
+    async def taint(self, step: Taint) -> w.Host:
+        """Write a Node's taints; the Node as it is then."""
+        patch = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": step.version},
+            {"op": "add", "path": "/spec/taints", "value": list(step.after)},
+        ]
+        path = f"/api/v1/nodes/{step.node}"
+        return w.host(await self._kube.raw("PATCH", path, patch, content_type=JSON_PATCH))
 
     async def take(self, step: DeletePod | DeleteAttachment | NotInUse) -> None:
         """One write."""

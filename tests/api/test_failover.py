@@ -18,15 +18,17 @@ from lab.controlplane import ControlPlane
 from millpond_adapters.kube import ApiKube
 from millpond_core import names
 from millpond_core.errors import Conflict, Forbidden, Invalid
-from millpond_core.master import workloads as w
-from millpond_core.master.failover import NotInUse
+from millpond_core.master.failover import NotInUse, Taint
 from millpond_operator.workloads import KubeWorkloads
 
 ROOT = Path(__file__).parents[2]
 NAMESPACE = "millpond-failover-test"
 NODE = "n9"
 OURS, THEIRS = names.unique_volume("v1"), "kubernetes.io/csi/csi.example.com^v1"
-STATUS = f"/api/v1/nodes/{NODE}/status"
+PATH = f"/api/v1/nodes/{NODE}"
+STATUS = f"{PATH}/status"
+THEIR_TAINT = {"key": "example.com/theirs", "effect": "NoSchedule"}
+OUR_TAINT = {"key": names.TAINT, "value": "NodeGone", "effect": "NoSchedule"}
 JSON_PATCH, MERGE = "application/json-patch+json", "application/merge-patch+json"
 
 
@@ -55,7 +57,7 @@ async def node(kube: ApiKube) -> AsyncIterator[None]:
     await kube.raw("POST", "/api/v1/nodes", {"metadata": {"name": NODE, "labels": {"a": "b"}}})
     await kube.raw("PATCH", STATUS, {"status": {"volumesInUse": [OURS, THEIRS]}}, content_type=MERGE)
     yield
-    await kube.raw("DELETE", f"/api/v1/nodes/{NODE}")
+    await kube.raw("DELETE", PATH)
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ async def master(rights: None, node: None, plane: ControlPlane, kubectl: Callabl
 
 
 async def in_use(kube: ApiKube) -> list[str]:
-    found: list[str] = (await kube.raw("GET", f"/api/v1/nodes/{NODE}"))["status"].get("volumesInUse", [])
+    found: list[str] = (await kube.raw("GET", PATH))["status"].get("volumesInUse", [])
     return found
 
 
@@ -102,16 +104,56 @@ async def test_what_the_kubelet_has_changed_meanwhile_is_not_overwritten(master:
     ],
 )
 async def test_the_master_changes_nothing_else_of_a_node(master: ApiKube, kube: ApiKube, patch: dict[str, Any]) -> None:
-    before = await kube.raw("GET", f"/api/v1/nodes/{NODE}")
+    before = await kube.raw("GET", PATH)
     with pytest.raises(Forbidden, match=r"volumesInUse|csi\.millpond\.io"):
         await master.raw("PATCH", STATUS, patch, content_type=MERGE)
-    after = await kube.raw("GET", f"/api/v1/nodes/{NODE}")
+    after = await kube.raw("GET", PATH)
     assert (after["status"], after["metadata"].get("labels")) == (before["status"], before["metadata"].get("labels"))
 
 
 async def test_others_write_a_nodes_status_as_ever(master: ApiKube, kube: ApiKube) -> None:
     await kube.raw("PATCH", STATUS, {"status": {"volumesInUse": []}}, content_type=MERGE)
     assert await in_use(kube) == []
+
+
+async def taints(kube: ApiKube) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = (await kube.raw("GET", PATH))["spec"].get("taints", [])
+    # The node lifecycle controller's: nobody runs it here, but admission puts one on each new Node.
+    return [taint for taint in found if not taint["key"].startswith("node.kubernetes.io/")]
+
+
+async def test_the_master_sets_its_taint_and_takes_it_off_again(master: ApiKube, kube: ApiKube) -> None:
+    await kube.raw("PATCH", PATH, {"spec": {"taints": [THEIR_TAINT]}}, content_type=MERGE)
+    adapter = KubeWorkloads(master)
+    before = (await adapter.read(NODE)).host
+    assert (before.tainted, before.others) == (False, (THEIR_TAINT,))
+    after = await adapter.taint(Taint(NODE, before.version, (*before.others, OUR_TAINT)))
+    assert after == (await adapter.read(NODE)).host
+    assert after.tainted
+    assert await taints(kube) == [THEIR_TAINT, OUR_TAINT]
+    assert NODE in await adapter.tainted()
+    with pytest.raises((Conflict, Invalid)):
+        await adapter.taint(Taint(NODE, before.version, ()))
+    await adapter.taint(Taint(NODE, after.version, after.others))
+    assert await taints(kube) == [THEIR_TAINT]
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        pytest.param({"spec": {"taints": []}}, id="another's taint"),
+        pytest.param({"spec": {"taints": [THEIR_TAINT, {**OUR_TAINT, "effect": "NoExecute"}]}}, id="eviction"),
+        pytest.param({"spec": {"taints": [THEIR_TAINT, {"key": "x", "effect": "NoSchedule"}]}}, id="another taint"),
+        pytest.param({"spec": {"unschedulable": True}}, id="a cordon"),
+        pytest.param({"metadata": {"labels": {"a": "c"}}}, id="a label"),
+        pytest.param({"metadata": {"annotations": {"a": "c"}}}, id="an annotation"),
+    ],
+)
+async def test_the_master_writes_no_other_taint(master: ApiKube, kube: ApiKube, patch: dict[str, Any]) -> None:
+    await kube.raw("PATCH", PATH, {"spec": {"taints": [THEIR_TAINT]}}, content_type=MERGE)
+    with pytest.raises(Forbidden, match="nothing else"):
+        await master.raw("PATCH", PATH, patch, content_type=MERGE)
+    assert await taints(kube) == [THEIR_TAINT]
 
 
 async def test_a_pod_is_deleted_only_when_it_is_the_very_one(master: ApiKube, kube: ApiKube) -> None:
@@ -132,4 +174,5 @@ async def test_a_pod_is_deleted_only_when_it_is_the_very_one(master: ApiKube, ku
     assert len((await adapter.read(NODE)).pods) == 1
     await adapter._delete(f"{pods}/db-0", seen.uid, gracePeriodSeconds=0)
     assert (await adapter.read(NODE)).pods == (), "gone without a kubelet"
-    assert (await adapter.read(NODE)).host == w.Host(avoided=True, in_use=(OURS, THEIRS))
+    host = (await adapter.read(NODE)).host
+    assert (host.avoided, host.in_use) == (True, (OURS, THEIRS))

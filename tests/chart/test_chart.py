@@ -68,7 +68,14 @@ def test_lint() -> None:
 
 def test_every_namespaced_object_lies_in_the_release(objects: list[Object]) -> None:
     kinds = {"Deployment", "DaemonSet", "ServiceAccount", "ConfigMap", "Role", "RoleBinding"}
-    assert {each["metadata"].get("namespace") for each in objects if each["kind"] in kinds} == {NAMESPACE}
+    elsewhere = [e for e in objects if e["kind"] in kinds and e["metadata"].get("namespace") != NAMESPACE]
+    # The kubelets' Leases are to be read where they are.
+    assert {(e["kind"], e["metadata"]["namespace"]) for e in elsewhere} == {
+        ("Role", "kube-node-lease"),
+        ("RoleBinding", "kube-node-lease"),
+    }
+    (rule,) = next(e["rules"] for e in elsewhere if e["kind"] == "Role")
+    assert (rule["resources"], rule["verbs"]) == (["leases"], ["list"])
 
 
 def test_it_brings_every_kind(objects: list[Object]) -> None:
@@ -183,6 +190,7 @@ def test_failover_asks_for_no_more_than_it_needs(objects: list[Object]) -> None:
         ("persistentvolumes", "get"),
         ("volumeattachments", "list"),
         ("volumeattachments", "delete"),
+        ("nodes", "patch"),
         ("nodes/status", "patch"),
     }
     (subject,) = of_kind(objects, "ClusterRoleBinding")["millpond-failover"]["subjects"]
@@ -190,7 +198,9 @@ def test_failover_asks_for_no_more_than_it_needs(objects: list[Object]) -> None:
     policy = of_kind(objects, "ValidatingAdmissionPolicy")["millpond-failover"]["spec"]
     (condition,) = policy["matchConditions"]
     assert f"'system:serviceaccount:{NAMESPACE}:millpond-operator'" in condition["expression"], "nobody else's writes"
-    assert names.unique_volume("") in policy["validations"][1]["expression"]
+    rules = "".join(each["expression"] for each in policy["validations"])
+    assert names.unique_volume("") in rules
+    assert f"'{names.TAINT}'" in rules
 
 
 @pytest.mark.parametrize("wanted", ["Pods", "None"])

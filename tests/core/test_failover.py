@@ -10,7 +10,7 @@ from master_world import FAILED_NODE, NOW, leg, legs, mapped, meta, report, worl
 from millpond_core import names
 from millpond_core.master import failover
 from millpond_core.master import workloads as w
-from millpond_core.master.failover import DeleteAttachment, DeletePod, Move, NotInUse
+from millpond_core.master.failover import DeleteAttachment, DeletePod, Move, NotInUse, Taint
 from millpond_core.master.steps import Patch, Wait
 from millpond_core.master.workloads import Host, Pod, Workloads
 from millpond_core.master.world import Health, World
@@ -89,21 +89,53 @@ def test_an_ephemeral_claim_bears_both_names() -> None:
     assert w.pod(pod, {"db-0-tmp": w.Claim(volume="v1")}).volumes == {"v1"}
 
 
+THEIR_TAINT = {"key": "example.com/theirs", "effect": "NoSchedule"}
+OUR_TAINT = {"key": names.TAINT, "value": "NodeGone", "effect": "NoSchedule"}
+
+
+def kubernetes_node(ready: str = "True", **spec: Any) -> dict[str, Any]:
+    status = {"conditions": [{"type": "Ready", "status": ready}]}
+    return {"metadata": {"name": "n1", "resourceVersion": "7"}, "spec": spec, "status": status}
+
+
 @pytest.mark.parametrize(
     ("node", "avoided"),
     [
         pytest.param(None, True, id="gone"),
-        pytest.param({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}, False, id="ready"),
-        pytest.param({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}, True, id="silent"),
-        pytest.param(
-            {"spec": {"unschedulable": True}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}},
-            True,
-            id="cordoned",
-        ),
+        pytest.param(kubernetes_node(), False, id="ready"),
+        pytest.param(kubernetes_node("Unknown"), True, id="silent"),
+        pytest.param(kubernetes_node(unschedulable=True), True, id="cordoned"),
+        pytest.param(kubernetes_node(taints=[THEIR_TAINT]), False, id="somebody-elses-taint"),
+        pytest.param(kubernetes_node(taints=[THEIR_TAINT, OUR_TAINT]), True, id="tainted-by-us"),
     ],
 )
 def test_where_kubernetes_starts_no_pod(node: dict[str, Any] | None, avoided: bool) -> None:
     assert w.host(node).avoided is avoided
+
+
+TAINTED = w.host(kubernetes_node(taints=[THEIR_TAINT, OUR_TAINT]))
+GONE = Health("Failed", NOW, "it is gone", reason="NodeGone")
+CUT_OFF = Health("Failed", NOW, "no attach node reaches its legs", reason="CutOffFromStorageNetwork")
+
+
+def test_a_node_that_kubernetes_takes_for_ready_is_tainted_before_its_pods_move() -> None:
+    left = Workloads(w.host(kubernetes_node(taints=[THEIR_TAINT])), (DB,), (ATTACHED,))
+    move = decide(mapped(), left, n1=GONE)
+    assert isinstance(move, Move)
+    assert move.step == Taint("n1", "7", (THEIR_TAINT, OUR_TAINT))
+    then = decide(mapped(), left._replace(host=TAINTED), n1=GONE)
+    assert isinstance(then, Move)
+    assert isinstance(then.step, Patch), "the volume is taken"
+    assert decide(mapped(), left._replace(pods=()), n1=GONE) == Wait("KubeletReady", until=NOW + 15), "nothing to move"
+
+
+@pytest.mark.parametrize(
+    "health", [Health(), Health("StateManagerDown", NOW), CUT_OFF], ids=["ready", "its-kubelet-is-back", "cut-off"]
+)
+def test_the_taint_goes_once_its_kubelet_is_heard_of(health: Health) -> None:
+    move = decide(TAKEN, Workloads(TAINTED, (DB,)), n1=health)
+    assert isinstance(move, Move)
+    assert move.step == Taint("n1", "7", (THEIR_TAINT,))
 
 
 def there(

@@ -7,7 +7,7 @@ from master_world import NODES, NOW, STALE, lost, mapped, meta, report, world
 
 from millpond_core.instants import seconds_stamp, stamp
 from millpond_core.master import node, planner
-from millpond_core.master.node import Heartbeat
+from millpond_core.master.node import Heartbeat, Kubelet
 from millpond_core.master.steps import Act, Apply
 from millpond_core.master.world import Object
 from millpond_core.model import Condition, StorageNode
@@ -16,6 +16,10 @@ from millpond_core.model.virtualvolume import (
     NodeReport,
     PathReport,
 )
+
+
+def said_by(kubelets: dict[str, bool]) -> dict[str, Kubelet]:
+    return {name: Kubelet(ready) for name, ready in kubelets.items()}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,7 @@ def test_what_silence_means(
     heartbeats: dict[str, float], kubelets: dict[str, bool], objects: list[Object], state: str
 ) -> None:
     beats = {one: Heartbeat(heartbeats.get(one, 1.0), 20.0) for one in NODES}
-    verdict = node.judge(world(*objects), beats, kubelets, NOW)
+    verdict = node.judge(world(*objects), beats, said_by(kubelets), NOW)
     assert verdict["n2"].state == state
     assert verdict["n1"].state == "Ready"
 
@@ -105,7 +109,7 @@ def test_each_case_is_named(
 ) -> None:
     there = world(mapped(nodes=nodes)) if nodes else world()
     beats = {one: Heartbeat(21.0 if one in silent else 1.0, 20.0) for one in NODES}
-    there.health = node.judge(there, beats, kubelets, NOW)
+    there.health = node.judge(there, beats, said_by(kubelets), NOW)
     verdict = there.health["n2"]
     assert (verdict.state, verdict.reason) == (state, reason)
     assert said in verdict.message
@@ -115,6 +119,37 @@ def test_each_case_is_named(
     told = {one["type"]: (one["status"], one["reason"]) for one in decision.step.status["conditions"]}
     assert told["NodeFailed"] == ("True" if state == "Failed" else "False", reason)
     assert [(one.reason, one.warning) for one in decision.notices] == [(reason, True)]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "renews", "state", "said"),
+    [
+        pytest.param(None, False, "Failed", "its kubelet is silent too: it is gone", id="nobody-reaches-for-its-legs"),
+        pytest.param(DOWN, False, "Failed", "its kubelet is silent too and no attach node", id="not-reached"),
+        pytest.param(UP, False, "StateManagerDown", "its kubelet is Ready", id="reached"),
+        pytest.param(None, None, "StateManagerDown", "is not known yet", id="not-known-yet"),
+    ],
+)
+def test_a_kubelet_whose_lease_stands_still_is_not_waited_for(
+    nodes: list[NodeReport] | None, renews: bool | None, state: str, said: str
+) -> None:
+    there = world(mapped(nodes=nodes)) if nodes else world()
+    beats = {one: Heartbeat(21.0 if one == "n2" else 1.0, 20.0) for one in NODES}
+    verdict = node.judge(there, beats, {"n2": Kubelet(ready=True, renews=renews)}, NOW)["n2"]
+    assert verdict.state == state
+    assert said in verdict.message
+
+
+def test_a_new_master_waits_for_a_kubelet_before_it_takes_a_verdict_back() -> None:
+    reason = "CutOffFromStorageNetwork"
+    condition = Condition(type="NodeFailed", status="True", reason=reason, last_transition_time=seconds_stamp(NOW))
+    ready = Condition(type="Ready", status="False", reason=reason, last_transition_time=seconds_stamp(NOW))
+    status = StorageNodeStatus(phase="Failed", conditions=[condition, ready])
+    there = world(mapped(nodes=DOWN), StorageNode(metadata=meta("n2"), status=status))
+    beats = dict.fromkeys(NODES, Heartbeat(0.0, 20.0, moved=False))
+    verdict = node.judge(there, beats, {"n2": Kubelet(ready=True, renews=None)}, NOW + 3)["n2"]
+    assert (verdict.state, verdict.reason) == ("Failed", reason)
+    assert node.judge(there, beats, {"n2": Kubelet(ready=True)}, NOW + 3)["n2"].state == "Ready"
 
 
 def test_a_node_that_reports_is_called_cut_off_when_its_legs_stay_out_of_reach() -> None:
@@ -133,10 +168,11 @@ def test_for_a_new_master_a_verdict_stands_until_the_node_is_heard_of() -> None:
     condition = Condition(type="NodeFailed", status="True", reason="NodeGone", last_transition_time=seconds_stamp(NOW))
     there = world(StorageNode(metadata=meta("n2"), status=StorageNodeStatus(phase="Failed", conditions=[condition])))
     beats = dict.fromkeys(NODES, Heartbeat(0.0, 20.0, moved=False))
-    verdicts = node.judge(there, beats, {"n2": False}, NOW + 3)
+    verdicts = node.judge(there, beats, said_by({"n2": False}), NOW + 3)
     assert [verdicts[one].state for one in NODES] == ["Ready", "Failed", "Ready"]
     assert verdicts["n2"].heard < NOW, "a Lease that only stands there is no sign of life"
-    assert node.judge(there, {**beats, "n2": Heartbeat(0.0, 20.0)}, {"n2": False}, NOW + 3)["n2"].state == "Ready"
+    beats["n2"] = Heartbeat(0.0, 20.0)
+    assert node.judge(there, beats, said_by({"n2": False}), NOW + 3)["n2"].state == "Ready"
 
 
 def test_a_node_that_failed_stays_failed_until_it_is_heard_of() -> None:

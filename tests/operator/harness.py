@@ -167,7 +167,7 @@ class Cluster:
     async def set_kubelet(self, node: str, ready: bool) -> None:
         """The second witness: a Kubernetes Node's Ready condition."""
         status = {"conditions": [{"type": "Ready", "status": "True" if ready else "Unknown"}]}
-        body = {"metadata": {"name": node}, "status": status}
+        body = {"metadata": {"name": node}, "spec": {}, "status": status}
         try:
             await self.kube.raw("POST", "/api/v1/nodes", body)
         except Conflict:

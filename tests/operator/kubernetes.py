@@ -1,7 +1,7 @@
 """What Kubernetes does around a StatefulSet's pod: its controller, the attach-detach controller, the external-attacher.
 
-``Kubernetes.act`` lets each of them look once. Nodes that are not Ready get no pod; a volume is attached to one node at
-a time, and is not detached from a node that lists it in use.
+``Kubernetes.act`` lets each of them look once. Nodes that are not Ready, or tainted, get no pod; a volume is attached
+to one node at a time, and is not detached from a node that lists it in use. Kubelets renew their Leases.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from millpond_core import names
 from millpond_core.errors import NotFound
 from millpond_core.model import VirtualVolume
 
+KUBELETS = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
 MERGE = "application/merge-patch+json"
 STATEFUL_SET = {"kind": "StatefulSet", "name": "db", "uid": "uid-db", "controller": True}
@@ -25,6 +26,8 @@ class Kubernetes:
     def __init__(self, cluster: Cluster, *nodes: str) -> None:
         self.cluster, self.kube, self.nodes = cluster, cluster.kube, nodes
         self.replicas = 1
+        self.beats = 0
+        self.dead: set[str] = set()
         self.starts: list[str] = []
         """On which node the pod was started, each time."""
         self.history: list[str] = []
@@ -33,6 +36,8 @@ class Kubernetes:
     async def begin(self) -> None:
         for node in self.nodes:
             await self.cluster.set_kubelet(node, ready=True)
+            lease = {"metadata": {"name": node}, "spec": {"leaseDurationSeconds": 40, "renewTime": "0"}}
+            await self.kube.raw("POST", KUBELETS, lease)
         await self.claim("data", "v1")
 
     async def claim(self, claim: str, volume: str, driver: str = names.DRIVER) -> None:
@@ -59,6 +64,7 @@ class Kubernetes:
         return found
 
     async def act(self) -> None:
+        await self._renew()
         await self._stateful_set()
         await self._attach()
         await self._attacher()
@@ -74,10 +80,22 @@ class Kubernetes:
             await self.cluster.settle()
             await self.act()
 
-    async def fail(self, node: str) -> None:
-        """Its power is gone."""
+    async def fail(self, node: str, *, doubted: bool = True) -> None:
+        """Its power is gone; ``doubted``: Kubernetes calls it not Ready already."""
         self.cluster.nodes.nodes[node].silent = True
-        await self.cluster.set_kubelet(node, ready=False)
+        self.dead.add(node)
+        if doubted:
+            await self.cluster.set_kubelet(node, ready=False)
+
+    async def taints(self, node: str) -> list[str]:
+        return [taint["key"] for taint in (await self._node(node))["spec"].get("taints", ())]
+
+    async def _renew(self) -> None:
+        self.beats += 1
+        for node in self.nodes:
+            if node not in self.dead or not self.cluster.nodes.nodes[node].silent:
+                spec = {"spec": {"renewTime": str(self.beats)}}
+                await self.kube.raw("PATCH", f"{KUBELETS}/{node}", spec, content_type=MERGE)
 
     async def _note(self, what: str) -> None:
         volume = await self.kube.get(VirtualVolume, "v1")
@@ -95,7 +113,7 @@ class Kubernetes:
             return
         for name in self.nodes:
             node = await self._node(name)
-            if node["status"]["conditions"][0]["status"] == "True":
+            if node["status"]["conditions"][0]["status"] == "True" and not node["spec"].get("taints"):
                 await self.pod("db-0", name, {"name": "data", "persistentVolumeClaim": {"claimName": "data"}})
                 self.starts.append(name)
                 await self._note(f"started on {name}")

@@ -8,6 +8,7 @@ import pytest
 from harness import Cluster, MasterKube, leg_on
 from kubernetes import Kubernetes, gone
 
+from millpond_core import names
 from millpond_core.errors import Forbidden
 from millpond_core.model import StorageNode
 
@@ -54,13 +55,48 @@ async def test_a_pod_moves_from_a_dead_node_and_only_after_the_fence(cluster: Cl
     assert kubernetes.starts == ["n1", "n2"]
 
 
-@pytest.mark.parametrize("writes", [1, 2, 3])
-async def test_whichever_write_a_master_dies_after_the_next_one_goes_on(
-    cluster: Cluster, kubernetes: Kubernetes, writes: int
+async def test_a_dead_node_that_kubernetes_takes_for_ready_gets_no_pod(
+    cluster: Cluster, kubernetes: Kubernetes
 ) -> None:
     kubernetes.history.clear()
+    await kubernetes.fail("n1", doubted=False)
+    await kubernetes.later(18)
+    assert (await cluster.node("n1")).status.phase != "Failed", "its kubelet may only be late"
+    await kubernetes.later(22)
+    assert kubernetes.starts == ["n1", "n2"]
+    assert kubernetes.history == ["started on n2 2", "detached from n1 2", "attaching to n2 2"]
+    assert await kubernetes.taints("n1") == [names.TAINT]
+    said = [event.message for event in cluster.kube.events if event.reason == "NodeGone"]
+    assert said == ["its state manager is silent for more than 20 s; its kubelet is silent too: it is gone"]
+    cluster.nodes.reboot("n1")
+    cluster.nodes.nodes["n1"].silent = False
+    await kubernetes.later(10)
+    assert (await cluster.node("n1")).status.phase == "Ready"
+    assert await kubernetes.taints("n1") == []
+    assert (await cluster.volume()).status.phase == "Ready"
+
+
+async def test_a_new_master_takes_off_the_taint_of_the_one_before(cluster: Cluster, kubernetes: Kubernetes) -> None:
+    await kubernetes.fail("n1", doubted=False)
+    await kubernetes.later(40)
+    assert await kubernetes.taints("n1") == [names.TAINT]
+    cluster._renew()
+    cluster.nodes.reboot("n1")
+    cluster.nodes.nodes["n1"].silent = False
+    await kubernetes.later(10)
+    assert await kubernetes.taints("n1") == []
+
+
+@pytest.mark.parametrize("doubted", [True, False])
+@pytest.mark.parametrize("writes", [1, 2, 3])
+async def test_whichever_write_a_master_dies_after_the_next_one_goes_on(
+    cluster: Cluster, kubernetes: Kubernetes, writes: int, doubted: bool
+) -> None:
+    kubernetes.history.clear()
+    await kubernetes.fail("n1", doubted=doubted)
+    # A master that is killed before its verdict begins to count anew: none would ever come to one.
+    await kubernetes.later(0 if doubted else 20)
     MasterKube.budget = cluster.next_budget = writes
-    await kubernetes.fail("n1")
     await kubernetes.later(60)
     assert cluster.kills > 3
     assert kubernetes.history == ["started on n2 2", "detached from n1 2", "attaching to n2 2"]

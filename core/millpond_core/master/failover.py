@@ -7,7 +7,8 @@ Step by step, each told from the objects alone:
    still run, and keeps what cannot go on without it.
 2. It is *fenced* when each leg node in reach has confirmed the epoch. One is enough for nothing more to be acknowledged
    on the failed node, since a write waits for every leg that is recorded InSync; who cannot confirm is left out.
-3. A pod all of whose volumes are fenced is deleted without waiting for its kubelet.
+3. A pod all of whose volumes are fenced is deleted without waiting for its kubelet. The Node bears a taint by then, so
+   that Kubernetes, which may still take it for Ready, starts no pod there; it goes once the node is heard of again.
 4. A fenced volume that no pod of the node uses any more is taken off the node's list of volumes in use, and its
    VolumeAttachment is deleted: only then does Kubernetes attach it elsewhere (docs/decisions/0012-failover.md).
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from typing import Any
 
 from millpond_core import names
 from millpond_core.master import volumes as v
@@ -31,6 +33,9 @@ from millpond_core.model.virtualvolume import Leg
 
 AGAIN_SECONDS = 1.0
 """How soon to look again at a node some of whose volumes or pods are on their way."""
+
+AVOIDED = frozenset({"NodeGone", "CutOffFromApiServer"})
+"""Cases in which a Node bears the taint: its kubelet could start no pod."""
 
 RESTING_SECONDS = 15.0
 """How often to look at a failed node of which nothing is left to move."""
@@ -61,7 +66,17 @@ class NotInUse:
     after: tuple[str, ...]
 
 
-Step = Patch | DeletePod | DeleteAttachment | NotInUse
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """Put ``names.TAINT`` on a Node, or take it off, if it is still as it was read."""
+
+    node: str
+    version: str
+    after: tuple[Mapping[str, Any], ...]
+    """All its taints."""
+
+
+Step = Patch | DeletePod | DeleteAttachment | NotInUse | Taint
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +91,17 @@ class Move:
 def decide(world: World, node: StorageNode, there: Workloads, now: float) -> Move | Wait:
     """The next step for what a failed node has left; ``now``: seconds since the epoch."""
     name, health = node.metadata.name, world.state_of(node.metadata.name)
+    failed = health.state == "Failed" and not planned(node, now)
+    if there.host.tainted and not (failed and health.reason in AVOIDED):
+        return Move(Taint(name, there.host.version, there.host.others), f"pods may be started on {name} again")
     if health.state == "Ready":
         return _back(world, name, there, now)
-    if health.state != "Failed" or planned(node, now):
+    if not failed:
         return Wait()
+    if not there.host.avoided and health.reason in AVOIDED and there.used():
+        ours = {"key": names.TAINT, "value": health.reason, "effect": "NoSchedule"}
+        step = Taint(name, there.host.version, (*there.host.others, ours))
+        return Move(step, f"no pod is to be started on {name}: {health.message}")
     if not there.host.avoided:
         message = f"its pods stay, as Kubernetes would start them there again: to move them, kubectl cordon {name}"
         return Wait("KubeletReady", message if there.used() else "", now + RESTING_SECONDS)

@@ -3,7 +3,12 @@
 A stale Lease is a question, not a verdict. A node has Failed only if its Lease stood still, a second witness agrees
 (the kubelet is not Ready, or attach nodes do not reach any of its legs), and no more than max(1, a third) of all nodes
 are stale: else it is us who do not see. Failed nodes are fenced and their legs replaced; for one that is
-StateManagerDown nothing is done, its data path runs without it. What the witnesses say names the case:
+StateManagerDown nothing is done, its data path runs without it.
+
+A kubelet whose own Lease stands still is taken for not Ready half a minute before Kubernetes says so
+(docs/decisions/0012-failover.md), unless the node's legs are reached: one that is there is given that time.
+
+What the witnesses say names the case:
 
     Lease    kubelet    its legs       case                       verdict
     stale    not Ready  not reached    NodeGone                   Failed (nobody speaks of the legs: the same)
@@ -38,6 +43,20 @@ looks the same until its node has noticed.
 """
 
 
+class Kubelet(NamedTuple):
+    """What Kubernetes has of a node."""
+
+    ready: bool
+    """The Node's Ready condition; Unknown is not Ready."""
+    renews: bool | None = True
+    """Whether the kubelet renews its Lease; None: not watched for long enough to say."""
+
+    @property
+    def unsure(self) -> bool:
+        """Whether it will be known in a moment if it is there."""
+        return self.ready and self.renews is None
+
+
 class Heartbeat(NamedTuple):
     """A node's Lease as the master saw it, on the master's own clock."""
 
@@ -50,13 +69,15 @@ class Heartbeat(NamedTuple):
 
 
 def judge(
-    world: World, heartbeats: Mapping[str, Heartbeat], kubelet_ready: Mapping[str, bool], now: float
+    world: World, heartbeats: Mapping[str, Heartbeat], kubelets: Mapping[str, Kubelet], now: float
 ) -> dict[str, Health]:
-    """Every node's health. ``kubelet_ready``: the Kubernetes Node's Ready condition; a node that is not there has none.
+    """Every node's health. ``kubelets``: of those that Kubernetes has a Node for.
 
     ``now``: seconds since the epoch, for restarts announced and since when a verdict stands.
     """
-    standing = {name for name, node in world.nodes.items() if failed(node) and kubelet_ready.get(name) is not True}
+    ready = {name: _ready(world, name, kubelet) for name, kubelet in kubelets.items()}
+    unsure = {name for name, kubelet in kubelets.items() if kubelet.unsure}
+    standing = {n for n, node in world.nodes.items() if failed(node) and (n in unsure or ready.get(n) is not True)}
     silent = {n for n, node in world.nodes.items() if _silent(node, heartbeats.get(n), now, stands=n in standing)}
     many = len(silent) > max(1, len(world.nodes) // 3)
     verdicts = {}
@@ -66,11 +87,12 @@ def judge(
         if name not in silent:
             verdicts[name] = _reporting(world, name, heard, now)
             continue
-        kubelet, silence = kubelet_ready.get(name), _silence(beat)
-        case = _case(kubelet, _reached_at_all(world, name))
+        kubelet, silence = ready.get(name), _silence(beat)
+        case = _case(kubelets.get(name), kubelet, _reached_at_all(world, name))
         # Its legs are replaced one by one, and with them goes who missed it: the verdict stands until it is heard of.
         if name in standing:
-            case = case or (_case_before(node), "it has not been heard of since")
+            before = _case_before(node), "it has not been heard of since"
+            case = before if name in unsure else case or before
         elif many:
             case = None
         if case is not None:
@@ -81,6 +103,8 @@ def judge(
         reason, why = "StateManagerDown", "nothing else speaks against the node"
         if many:
             reason, why = "ManySilent", f"{len(silent)} of {len(world.nodes)} nodes are, so it may be us who do not see"
+        elif name in unsure:
+            why = "whether its kubelet is there is not known yet"
         elif kubelet:
             why = "its kubelet is Ready: the node is there, only without its state manager"
         message = f"{silence}; {why}; its data path runs on, nothing is rebuilt or moved"
@@ -174,15 +198,21 @@ def _silence(heartbeat: Heartbeat | None) -> str:
     return f"its state manager is silent for more than {span(heartbeat.duration_seconds)}"
 
 
-def _case(kubelet: bool | None, reached: bool | None) -> tuple[str, str] | None:
+def _ready(world: World, name: str, kubelet: Kubelet) -> bool:
+    """Whether the kubelet speaks for its node."""
+    return kubelet.ready and (kubelet.renews is not False or _reached_at_all(world, name) is True)
+
+
+def _case(kubelet: Kubelet | None, ready: bool | None, reached: bool | None) -> tuple[str, str] | None:
     """Which case it is and who says so beside the Lease; None: no one does."""
-    if kubelet is False and reached:
+    if ready is False and reached:
         why = "its kubelet is not Ready, but its legs are reached: it runs, cut off from the API server"
         return "CutOffFromApiServer", why
-    if kubelet is False:
+    if ready is False:
+        said = "its kubelet is silent too" if kubelet and kubelet.ready else "its kubelet is not Ready"
         also = " and no attach node reaches its legs" if reached is False else ""
-        return "NodeGone", f"its kubelet is not Ready{also}: it is gone"
-    if reached is False and kubelet:
+        return "NodeGone", f"{said}{also}: it is gone"
+    if reached is False and ready:
         return "CutOffFromStorageNetwork", f"its kubelet is Ready, but {_CUT_OFF}"
     if reached is False:
         return "NodeGone", "no attach node reaches its legs, and Kubernetes has no such node: it is gone"

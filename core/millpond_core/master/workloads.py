@@ -26,6 +26,12 @@ class Host(NamedTuple):
     """Whether Kubernetes starts no pod there now."""
     in_use: tuple[str, ...] = ()
     """``status.volumesInUse``, as its kubelet said last."""
+    tainted: bool = False
+    """Whether it bears ``names.TAINT``."""
+    others: tuple[Document, ...] = ()
+    """Its other taints."""
+    version: str = ""
+    """Its resourceVersion."""
 
 
 class Pod(NamedTuple):
@@ -85,10 +91,18 @@ def host(node: Document | None) -> Host:
     """From a Node; None: there is none, so no pod is started there."""
     if node is None:
         return Host()
-    status = node.get("status", {})
+    spec, status = node.get("spec", {}), node.get("status", {})
     ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions", ()))
-    cordoned = bool(node.get("spec", {}).get("unschedulable"))
-    return Host(avoided=cordoned or not ready, in_use=tuple(status.get("volumesInUse", ())))
+    taints = spec.get("taints", ())
+    others = tuple(taint for taint in taints if taint.get("key") != names.TAINT)
+    tainted = len(others) < len(taints)
+    return Host(
+        avoided=tainted or bool(spec.get("unschedulable")) or not ready,
+        in_use=tuple(status.get("volumesInUse", ())),
+        tainted=tainted,
+        others=others,
+        version=node["metadata"]["resourceVersion"],
+    )
 
 
 def claims(pod: Document) -> list[str]:

@@ -44,7 +44,9 @@ class Kind:
     begin: Act
     undo: Act
     ends_pods: bool = False
-    """Whether pods on the target may lose the volume or their lives: they are begun anew, as their controller would."""
+    """Whether pods on the target, and they alone, may lose the volume or their lives: they are begun anew, as their
+    controller would.
+    """
 
 
 def _nothing(_: Strike) -> None:

@@ -23,6 +23,10 @@ class Case:
     role: Role
     seconds: float
 
+    def may_end_pods(self, struck: str, home: str) -> bool:
+        """Whether a pod on the node ``home`` may end or meet errors: it is struck, or no good copy may be left."""
+        return self.phase.ends_pods or (self.kind.ends_pods and struck == home)
+
     def __str__(self) -> str:
         where = "" if self.role == "plane" else f" ({self.role} node)"
         return f"{self.number}. {self.kind.name}{where} for {self.seconds:g} s while {self.phase.name}"

@@ -41,6 +41,13 @@ class Outcome:
     violations: list[str] = field(default_factory=list)
 
 
+def interrupted(outcome: Outcome) -> list[str]:
+    """What was noticed of a fault that no pod was to notice."""
+    told = [f"{outcome.pods_ended} pods ended"] if outcome.pods_ended else []
+    told += [f"{outcome.errors} errors"] if outcome.errors else []
+    return [f"interrupted: {what} although a good leg was in reach" for what in told]
+
+
 class Suite:
     """Cases on a field, all on one volume. ``folder`` gets what an engineer wants to see after a violation."""
 
@@ -70,7 +77,7 @@ class Suite:
         self.outcomes.append(outcome)
         count, errors = volume.ledger.count, volume.ledger.errors
         volume.ledger.gap()
-        strike = self._strike(case)
+        strike, home = self._strike(case), volume.node()
         undone = False
         try:
             case.phase.begin(volume, strike.node)
@@ -89,11 +96,8 @@ class Suite:
                 self._undo(case, strike)
         outcome.acknowledged, outcome.errors = volume.ledger.count - count, volume.ledger.errors - errors
         outcome.longest_gap_seconds = volume.ledger.gap()
-        if not (case.kind.ends_pods or case.phase.ends_pods):
-            if outcome.pods_ended:
-                outcome.violations.append("interrupted: a pod ended although a good leg was in reach")
-            if outcome.errors:
-                outcome.violations.append(f"interrupted: {outcome.errors} errors although a good leg was in reach")
+        if not case.may_end_pods(strike.node, home):
+            outcome.violations += interrupted(outcome)
         self._tell(outcome)
         return outcome
 

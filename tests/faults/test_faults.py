@@ -10,6 +10,7 @@ from faults import blocks, plan
 from faults.kinds import KINDS
 from faults.ledger import Ledger
 from faults.phases import PHASES, rebuilt
+from faults.suite import Outcome, interrupted
 
 VOLUME = bytes(range(16))
 
@@ -84,6 +85,27 @@ def test_every_kind_and_phase_has_its_turn() -> None:
     assert {case.kind.name for case in drawn} == {kind.name for kind in KINDS}
     assert {case.phase.name for case in drawn} == {phase.name for phase in PHASES}
     assert len(KINDS) >= 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase", "struck", "may"),
+    [
+        pytest.param("node without power", "writing", "n1", True, id="its own node"),
+        pytest.param("node without power", "writing", "n2", False, id="another node"),
+        pytest.param("disk pulled", "writing", "n1", False, id="the other copy serves it"),
+        pytest.param("disk pulled", "degraded", "n2", True, id="there is no other copy"),
+        pytest.param("operator killed", "writing", "", False, id="no node"),
+    ],
+)
+def test_only_who_is_struck_may_notice(kind: str, phase: str, struck: str, may: bool) -> None:
+    role = "plane" if not struck else "leg" if struck == "n2" else "attach"
+    assert plan.one(kind, phase, role, 1.0).may_end_pods(struck, home="n1") is may
+
+
+def test_what_was_noticed_is_told() -> None:
+    assert interrupted(Outcome("", "", "")) == []
+    told = interrupted(Outcome("", "", "", errors=3, pods_ended=1))
+    assert [each.split()[1:3] for each in told] == [["1", "pods"], ["3", "errors"]]
 
 
 def test_a_case_is_found_by_its_names() -> None:

@@ -291,6 +291,34 @@ def test_the_gate_of_a_leg_that_is_copied_does_not_hold() -> None:
     assert kinds(planned(volume(leg("a"), leg("b", "Rebuilding")), standing(flags_b=("spare",)))) == ["GateFail"]
 
 
+def test_a_copy_that_md_gave_up_is_begun_again_later_and_later() -> None:
+    there = volume(leg("a"), leg("b", "Rebuilding"))
+    kernel = standing(holding_b=False)
+    assert kernel.array is not None
+    good, _ = kernel.array.members
+    given_up = Member(major_minor="253:4", slot=None, flags=frozenset({"spare"}), recovery_start=0)
+    kernel = msgspec.structs.replace(kernel, array=msgspec.structs.replace(kernel.array, members=(good, given_up)))
+    known = LegMemory(slot=1, incarnation="lifeb", copied=True)
+
+    def planned_with(now: float = 100.0) -> s.Plan:
+        memory = msgspec.structs.replace(REMEMBERED, legs={**REMEMBERED.legs, "b": known})
+        return node.plan(there, kernel, msgspec.structs.replace(AROUND, now=now), memory)
+
+    assert kinds(list(planned_with().steps)) == ["Remember", "Add", "Remember"], "half added: a restart came between"
+    pauses = []
+    for _ in range(9):
+        known = msgspec.structs.replace(known, copying=True)
+        (noticed,) = planned_with().steps
+        assert isinstance(noticed, s.Remember)
+        known = noticed.apply(REMEMBERED).legs["b"]
+        waits = planned_with()
+        assert not waits.steps
+        pauses.append(waits.wake)
+        assert "leg a on n1 cannot be read" in waits.report.message
+        assert kinds(list(planned_with(now=known.again).steps)) == ["Remember", "Add", "Remember"]
+    assert pauses == [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0, 3600.0, 3600.0]
+
+
 def test_a_leg_dropped_on_record_leaves_the_array() -> None:
     steps = planned(volume(leg("a"), leg("b", "Failed", releasing=True)), standing())
     assert kinds(steps) == ["GateFail", "MdFail", "AcknowledgeFailure"]

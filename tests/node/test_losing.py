@@ -75,6 +75,32 @@ async def test_a_disk_that_comes_back_catches_up_by_a_delta(tmp_path: Path, lost
         assert cluster.data("v", gone)[900] == 9
 
 
+async def test_a_copy_whose_source_cannot_be_read_is_explained_and_tried_again(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        await mirrored(cluster)
+        cluster.machine("n2").pull("nvme1")
+        write = cluster.write("n1", "v", 1200, 12)
+        await cluster.until(lambda: write.done)
+        disk = cluster.machine("n1").slots["nvme1"]
+        (bad,) = [sector for sector in (*disk.durable, *disk.cache) if disk.read(sector) == 12]
+        disk.unreadable.add(bad)
+        cluster.machine("n2").plug("nvme1")
+        await cluster.rejoin("v", "b")
+        await cluster.until(lambda: "its copy stopped, 1 times" in cluster.report("v", "n1").message)
+        assert "leg a on n1 cannot be read" in cluster.report("v", "n1").message
+        tries = [step for step in cluster.world.steps if "md add" in step]
+        await cluster.pass_time(50)
+        assert [step for step in cluster.world.steps if "md add" in step] == tries, "not again and again"
+        meanwhile = cluster.write("n1", "v", 300, 13)
+        await cluster.until(lambda: meanwhile.done)
+        assert cluster.states("v") == {"a": "InSync", "b": "Rebuilding"}
+        healed = cluster.write("n1", "v", 1200, 14)
+        await cluster.until(lambda: healed.done)
+        await cluster.until(lambda: cluster.states("v")["b"] == "InSync")
+        await cluster.pass_time(5)
+        assert cluster.data("v", "a") == cluster.data("v", "b")
+
+
 async def test_a_spare_takes_the_place_of_a_lost_leg(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "n1", "n2", "n3") as cluster:
         await mirrored(cluster)

@@ -11,9 +11,10 @@ these are kept here:
 from __future__ import annotations
 
 from millpond_core import layout, names
+from millpond_core.instants import span
 from millpond_core.model.virtualvolume import Leg
 from millpond_core.nodeplan import losing, paths
-from millpond_core.nodeplan.attaching import Attaching
+from millpond_core.nodeplan.attaching import NOTHING, Attaching
 from millpond_core.nodeplan.stack import faulty, in_sync
 from millpond_core.nodeplan.steps import (
     Acknowledge,
@@ -33,6 +34,11 @@ from millpond_core.nodeplan.steps import (
     Unfreeze,
 )
 from millpond_core.nodeplan.view import LegMemory, begun, leg_report, node_report
+
+STOPPED_SECONDS = 60.0
+"""Before a copy that stopped is begun again; twice as long each further time."""
+
+STOPPED_MOST_SECONDS = 3600.0
 
 
 def begin(plan: Attaching) -> bool:
@@ -91,7 +97,7 @@ def take_back(plan: Attaching) -> bool:
             if not plan.holding(leg.id) and leg.id in plan.stack.gates:
                 plan.steps.append(GateHold(name=plan.gate_name(leg.id)))
             if in_sync(member) and known is not None and not known.synced:
-                plan.steps.append(Remember(legs={leg.id: {"synced": True}}))
+                plan.steps.append(Remember(legs={leg.id: {"synced": True, "stopped": 0}}))
         elif in_sync(member):
             _promote(plan, leg)
         else:
@@ -106,9 +112,11 @@ def _add(plan: Attaching, leg: Leg) -> None:
     if not any(plan.good(other) for other in plan.insync()):
         plan.waits.append(f"leg {leg.id} waits for a leg in sync to copy from")
         return
+    if _stopped(plan, leg):
+        return
     delta = _delta(plan, leg)
     plan.steps += [
-        Remember(legs={leg.id: {"synced": False, "copied": True, "delta": delta}}),
+        Remember(legs={leg.id: {"synced": False, "copied": True, "delta": delta, "copying": False}}),
         Add(
             name=plan.array_name,
             slot=plan.slots[leg.id],
@@ -118,7 +126,39 @@ def _add(plan: Attaching, leg: Leg) -> None:
             dirty_from=plan.path_name(leg.id) if delta else "",
             why=f"leg {leg.id} on {leg.node} is rebuilt, {'what it missed' if delta else 'from the start'}",
         ),
+        Remember(legs={leg.id: {"copying": True}}),
     ]
+
+
+def _stopped(plan: Attaching, leg: Leg) -> bool:
+    """Whether a leg waits after a copy that md gave up.
+
+    md ends a rebuild, and takes the leg's slot away, at the first place that it can read from no leg
+    (tests/kernel/test_medium.py). Begun again at once it would come no further, and wear out a disk.
+    """
+    known = plan.memory.legs.get(leg.id, NOTHING)
+    sources = " and ".join(f"leg {source.id} on {source.node}" for source in plan.insync())
+    if plan.stack.member(leg.id) is not None and known.copying:
+        stopped = known.stopped + 1
+        changes = {"copying": False, "stopped": stopped, "again": plan.around.now + _pause(stopped)}
+        why = f"the copy to leg {leg.id} stopped: {sources} cannot be read to the end"
+        plan.steps.append(Remember(legs={leg.id: changes}, why=why))
+        return True
+    left = known.again - plan.around.now
+    if left <= 0:
+        return False
+    plan.wake = min(plan.wake or left, left)
+    plan.waits.append(
+        f"leg {leg.id}: its copy stopped, {known.stopped} times so far, as a place on {sources} cannot be read: the "
+        f"kernel's log on {plan.around.node} names it, pods that read it get an error, writing it anew may heal it; "
+        f"begun again after {span(_pause(known.stopped))}"
+    )
+    return True
+
+
+def _pause(stopped: int) -> float:
+    """Seconds before a copy that stopped so often is begun again."""
+    return min(STOPPED_SECONDS * 2.0 ** (stopped - 1), STOPPED_MOST_SECONDS)
 
 
 def _delta(plan: Attaching, leg: Leg) -> bool:

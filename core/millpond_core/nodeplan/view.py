@@ -45,6 +45,12 @@ class LegMemory(msgspec.Struct, frozen=True, kw_only=True):
     """A rebuild of it was begun in this array."""
     delta: bool = False
     """The rebuild that was begun last copies only what it missed."""
+    copying: bool = False
+    """That rebuild was handed to md whole."""
+    stopped: int = 0
+    """How often in a row md ended one before it was complete."""
+    again: float = 0.0
+    """When the next is begun (CLOCK_BOOTTIME)."""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):

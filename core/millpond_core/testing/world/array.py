@@ -6,6 +6,7 @@
 * A flush is acknowledged when every member has answered, whatever it answered (tests/kernel, ``test_sever.py``).
 * A member that failed leaves when the writes that failed on it are done on all others (e2e/faults found it).
 * A failed write on the last good member breaks the array for every later write (kernel-facts 16).
+* A rebuild ends at a place that can be read from no leg; its target loses its slot (tests/kernel, ``test_medium.py``).
 * Bits are cleared lazily, each leg flushed before its own copy of the bit goes; never while a member is missing.
 """
 
@@ -31,7 +32,9 @@ class MdMember:
     """One member of an array."""
 
     def __init__(self, major_minor: str, slot: int, *, in_sync: bool, delta: bool, write_mostly: bool) -> None:
-        self.major_minor, self.slot, self.write_mostly = major_minor, slot, write_mostly
+        self.major_minor, self.write_mostly = major_minor, write_mostly
+        self.slot: int | None = slot
+        """None: md has given up copying to it."""
         self.in_sync, self.delta = in_sync, delta
         self.faulty = False
         self.blocked = False
@@ -114,8 +117,12 @@ class MdArray:
     def member(self, number: str) -> MdMember | None:
         return next((m for m in self.members if m.major_minor == number), None)
 
+    def placed(self) -> list[MdMember]:
+        """Members that are read or written."""
+        return [m for m in self.members if m.slot is not None and not m.faulty]
+
     def copying(self) -> list[MdMember]:
-        return [m for m in self.members if not m.in_sync and not m.faulty]
+        return [m for m in self.placed() if not m.in_sync]
 
     @property
     def degraded(self) -> bool:
@@ -135,7 +142,8 @@ class MdArray:
                 return request.value
             if outcome == "held":
                 return None
-            self.error(member)
+            if outcome == "error":
+                self.error(member)
         return None
 
     def fail_waiting(self) -> None:
@@ -159,8 +167,7 @@ class MdArray:
         elif self.state == "clean":
             self.state = "write-pending"
         elif self.state == "active" and not any(m.blocked for m in self.members):
-            targets = [m for m in self.members if not m.faulty]
-            write.left = {m.major_minor: ["flush"] if write.flush else ["bit", "data"] for m in targets}
+            write.left = {m.major_minor: ["flush"] if write.flush else ["bit", "data"] for m in self.placed()}
             write.state = "started"
             if not write.flush:
                 self.fading.pop(write.sector // self.chunk, None)
@@ -236,7 +243,7 @@ class MdArray:
         """One chunk. False: the rebuild is over or cannot go on."""
         if member.in_sync or member.faulty:
             return False
-        still = any(m.faulty for m in self.members) or len(self.members) < self.raid_disks
+        still = len(self.placed()) < max(self.raid_disks, len(self.members))
         while member.copied < self.chunks:
             at = member.copied
             if member.delta and at not in self.needed:
@@ -268,6 +275,8 @@ class MdArray:
             outcome = self.machine.attempt(source.major_minor, probe)
             if outcome == "error":
                 self.error(source)
+            if outcome == "unreadable":
+                member.slot = None
             if outcome != "ok":
                 return False
             outcome = self.machine.attempt(member.major_minor, Request("write", sector, probe.value))
@@ -287,15 +296,13 @@ class MdArray:
             self._clear(chunk)
 
     def _clear(self, chunk: int) -> None:
-        for member in self.members:
-            if not member.faulty:
-                self.machine.attempt(member.major_minor, Request("fua", _bit(chunk), 0))
+        for member in self.placed():
+            self.machine.attempt(member.major_minor, Request("fua", _bit(chunk), 0))
 
     def settle(self) -> bool:
         """What stopping writes to the bitmap. False: a gate holds it."""
-        for member in self.members:
-            held = not member.faulty and self.machine.attempt(member.major_minor, Request("flush")) == "held"
-            if held:
+        for member in self.placed():
+            if self.machine.attempt(member.major_minor, Request("flush")) == "held":
                 return False
         if not self.degraded:
             for chunk in [c for c in self.fading if c not in self.needed]:
@@ -312,9 +319,8 @@ class MdArray:
             for chunk in range(first, last + 1):
                 self.needed.add(chunk)
                 self.fading.pop(chunk, None)
-                for member in self.members:
-                    if not member.faulty:
-                        self.machine.attempt(member.major_minor, Request("fua", _bit(chunk), 1))
+                for member in self.placed():
+                    self.machine.attempt(member.major_minor, Request("fua", _bit(chunk), 1))
 
     def write_all_bits(self) -> None:
         """A member was added: md writes the whole bitmap to every leg."""

@@ -17,6 +17,8 @@ class Disk:
         self.holders: tuple[str, ...] = ()
         self.failing = False
         """Answers every request with an error."""
+        self.unreadable: set[int] = set()
+        """Sectors that answer reads with an error until they are written anew."""
         self.slow = False
         """Does not answer whether it is alive, as one that is busy."""
         self.durable: dict[int, int] = {}
@@ -28,6 +30,7 @@ class Disk:
         return self.cache.get(sector, self.durable.get(sector, 0))
 
     def write(self, sector: int, value: int) -> None:
+        self.unreadable.discard(sector)
         self.cache[sector] = value
         if not self.volatile:
             self.flush()

@@ -189,6 +189,8 @@ class Machine:
         if not seen.present or disk.failing:
             return "error"
         match request.verb:
+            case "read" if request.sector in disk.unreadable:
+                return "unreadable"
             case "read":
                 request.answer(disk.read(request.sector))
             case "write":

@@ -211,7 +211,9 @@ class MemoryMd(_Port):
         await self._step(f"md add {name} {major_minor} {'delta' if delta else 'full'}")
         array = self._get(name)
         known = array.member(major_minor)
-        if known is not None:
+        if known is not None and known.slot is None:
+            array.members.remove(known)
+        elif known is not None:
             if known.slot != slot or known.faulty:
                 raise Conflict(f"{major_minor} is in array {name} already")
             return

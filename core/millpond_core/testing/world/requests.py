@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-Outcome = Literal["ok", "error", "held"]
+Outcome = Literal["ok", "error", "held", "unreadable"]
+"""``unreadable``: an error that is not the path's, so a gate lets it through."""
 
 
 class Request:

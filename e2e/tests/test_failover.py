@@ -18,11 +18,12 @@ from demo.reality import discrepancies
 from demo.session import MakeWorkload, build_folder
 from demo.story import Story
 from demo.workload import Workload, storage_class
+from millpond_core import names
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("all_disks")]
 
 ENOUGH = 300
-DETECT_SECONDS = 150.0  # kube-controller-manager calls a node not Ready after 50 s
+DETECT_SECONDS = 150.0  # both Leases have stood still after 30 s; kube-controller-manager itself takes 50 s
 FENCE_SECONDS = 60.0
 ATTACH_SECONDS = 150.0  # 60 of them if Kubernetes has to find out by itself that the volume is detached
 RUN_SECONDS = 240.0
@@ -95,10 +96,12 @@ class Move:
         return "" if self.work.count(POD) > 20 else "it runs, but has written little"
 
     def back(self) -> str:
-        status = self.cluster.get("snode", self.dead).get("status", {})
-        ready = [c for c in self.cluster.get("node", self.dead)["status"]["conditions"] if c["type"] == "Ready"]
+        status, node = self.cluster.get("snode", self.dead).get("status", {}), self.cluster.get("node", self.dead)
+        ready = [c for c in node["status"]["conditions"] if c["type"] == "Ready"]
         if ready[0]["status"] != "True":
             return f"its kubelet: {ready[0].get('message', '')}"
+        if any(taint["key"] == names.TAINT for taint in node["spec"].get("taints", ())):
+            return f"it still bears {names.TAINT}"
         return "" if status.get("phase") == "Ready" else f"its state manager: {status.get('phase')}"
 
     def in_sync(self) -> str:

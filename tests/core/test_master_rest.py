@@ -111,6 +111,17 @@ def test_devices(device_: StorageDevice, health: dict[str, Health], phase: str, 
             "leg c on n3 is about to be rebuilt",
             id="about-to-be-rebuilt",
         ),
+        pytest.param(
+            mapped(
+                mapping=legs(leg("a", "n1"), leg("c", "n3", "Rebuilding")),
+                nodes=[report("n1", "a", front="Active", paths=[PathReport(id="c", path="Up", member="Stopped")])],
+                phase="Degraded",
+            ),
+            [],
+            "leg c on n3 cannot be copied whole, no leg in sync can be read in one place, named in the kernel's log on "
+            "n1: pods that read it get an error, writing it anew may heal it; tried again within the hour",
+            id="its-copy-has-stopped",
+        ),
     ],
 )
 def test_one_sentence_says_what_why_and_until_when(volume_: VirtualVolume, objects: list[Object], said: str) -> None:

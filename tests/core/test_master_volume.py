@@ -125,6 +125,9 @@ def replacing(name: str = "v1", **fields: Any) -> VirtualVolume:
     )
 
 
+GIVEN_UP = report("n1", "a", front="Active", paths=[PathReport(id="b", path="Up", member="Stopped")])
+
+
 def rebuilding(name: str, at: str, attached: str, **fields: Any) -> VirtualVolume:
     """Another volume, of which a leg is being rebuilt."""
     mapping = legs(leg("a", attached), leg("b", at, "Rebuilding"))
@@ -165,8 +168,9 @@ def test_a_prepared_spare_calls_for_a_quiescence(
         ([rebuilding("v2", "n2", "n4")], RebuildLimits(per_cluster=1), "1 rebuilds run, as many as may in the cluster"),
         ([rebuilding("v2", "n3", "n1")], RebuildLimits(per_node=2, per_cluster=2), ""),
         ([rebuilding("v2", "n3", "n1")], RebuildLimits(), ""),
+        ([rebuilding("v2", "n3", "n1", nodes=[GIVEN_UP])], RebuildLimits(per_cluster=1), ""),
     ],
-    ids=["written-there", "copied-from-there", "elsewhere", "everywhere", "room-for-two", "no-limit"],
+    ids=["written-there", "copied-from-there", "elsewhere", "everywhere", "room-for-two", "no-limit", "given-up"],
 )
 def test_a_rebuild_waits_for_its_turn(others: list[VirtualVolume], limits: RebuildLimits, said: str) -> None:
     base = world(replacing(), lost("n2", since=NOW - 99), *others)

@@ -88,6 +88,7 @@ async def test_a_copy_whose_source_cannot_be_read_is_explained_and_tried_again(t
         await cluster.rejoin("v", "b")
         await cluster.until(lambda: "its copy stopped, 1 times" in cluster.report("v", "n1").message)
         assert "leg a on n1 cannot be read" in cluster.report("v", "n1").message
+        assert {path.id: path.member for path in cluster.report("v", "n1").paths} == {"a": "InSync", "b": "Stopped"}
         tries = [step for step in cluster.world.steps if "md add" in step]
         await cluster.pass_time(50)
         assert [step for step in cluster.world.steps if "md add" in step] == tries, "not again and again"

@@ -147,6 +147,9 @@ def _rebuilding(volume: VirtualVolume, leg: Leg) -> str:
     progress = _progress(volume, leg)
     if not volume.status.attachment.node:
         return "is rebuilt when the volume is attached"
+    path = v.path_report(volume, leg)
+    if path is not None and path.member == "Stopped":
+        return _STOPPED.format(node=volume.status.attachment.node)
     if progress is None or not progress.total_bytes:
         return "is about to be rebuilt"
     percent = 100 * progress.done_bytes // progress.total_bytes
@@ -237,8 +240,15 @@ def _notices(volume: VirtualVolume, fields: dict[str, Any]) -> list[Notice]:
         notices.append(Notice(ready.reason, message, warning=True))
     if _NO_SPARE in message and _NO_SPARE not in volume.status.message:
         notices.append(Notice("NoRoom", message, warning=True))
+    if _CANNOT_COPY in message and _CANNOT_COPY not in volume.status.message:
+        notices.append(Notice("CannotCopy", message, warning=True))
     return notices
 
 
 _NO_SPARE = "no spare can be placed"
+_CANNOT_COPY = "cannot be copied whole"
+_STOPPED = (
+    f"{_CANNOT_COPY}, no leg in sync can be read in one place, named in the kernel's log on {{node}}: pods that read "
+    "it get an error, writing it anew may heal it; tried again within the hour"
+)
 _NO_SCRUB = "spec.scrub.schedule is not acted upon yet: the legs are not compared"

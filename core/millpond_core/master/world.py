@@ -250,10 +250,15 @@ class World:
 
 
 def _rebuilding(volume: VirtualVolume) -> Iterator[str]:
-    """For each leg that is being rebuilt: ``""`` and the nodes that have a part in it."""
+    """For each leg that is being rebuilt: ``""`` and the nodes that have a part in it.
+
+    A copy that has stopped takes no turn from others.
+    """
     attach = volume.status.attachment.node
+    reports = (entry for entry in volume.status.nodes if entry.node == attach)
+    stopped = {path.id for entry in reports for path in entry.paths if path.member == "Stopped"}
     for leg in volume.status.mapping.legs if attach else ():
-        if leg.state == "Rebuilding" and not leg.releasing:
+        if leg.state == "Rebuilding" and not leg.releasing and leg.id not in stopped:
             yield from ("", *{leg.node, attach})
 
 

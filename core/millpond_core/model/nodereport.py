@@ -46,7 +46,10 @@ class PathReport(Wire, frozen=True, kw_only=True):
     path: Annotated[PathState, Meta(description="None, Up or Down.")] = "None"
     member: Annotated[
         str,
-        Meta(description="What md says: InSync, Rebuilding, Faulty, or None when it is not in the array."),
+        Meta(
+            description="What md says: InSync, Rebuilding, Stopped (its copy came to a place that no leg can be read "
+            "at, and is begun again later), Faulty, or None when it is not in the array."
+        ),
     ] = "None"
     incarnation: Annotated[str, Meta(description="The incarnation that was connected.")] = ""
     since: Annotated[str, Meta(description="When path last changed (RFC 3339, microseconds).")] = ""

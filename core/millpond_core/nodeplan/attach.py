@@ -149,8 +149,7 @@ def _stopped(plan: Attaching, leg: Leg) -> bool:
         return False
     plan.wake = min(plan.wake or left, left)
     plan.waits.append(
-        f"leg {leg.id}: its copy stopped, {known.stopped} times so far, as a place on {sources} cannot be read: the "
-        f"kernel's log on {plan.around.node} names it, pods that read it get an error, writing it anew may heal it; "
+        f"leg {leg.id}: its copy stopped, {known.stopped} times so far, as {sources} cannot be read in one place; "
         f"begun again after {span(_pause(known.stopped))}"
     )
     return True

@@ -7,10 +7,11 @@ from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import FrontState, GateMode, NodeReport, PathReport, PathState, Progress
 from millpond_core.nodeplan import leave, legs
 from millpond_core.nodeplan.attach import maintain
-from millpond_core.nodeplan.attaching import Attaching
+from millpond_core.nodeplan.attaching import NOTHING, Attaching
 from millpond_core.nodeplan.stack import faulty, in_sync
 from millpond_core.nodeplan.steps import Plan, Remember, Step
-from millpond_core.nodeplan.view import Around, Kernel, Memory, volume_bytes
+from millpond_core.nodeplan.view import Around, Kernel, LegMemory, Memory, volume_bytes
+from millpond_core.observed import Member
 from millpond_core.units import SECTOR
 
 
@@ -119,14 +120,20 @@ def _paths(attaching: Attaching) -> list[PathReport]:
         path: PathState = "None"
         if leg in stack.paths:
             path = "Up" if leg in attaching.sources and attaching.up(leg) else "Down"
-        member = stack.member(leg)
-        said = "None"
-        if member is not None:
-            said = "Faulty" if faulty(member) else "InSync" if in_sync(member) else "Rebuilding"
-        known = attaching.memory.legs.get(leg)
-        life = known.incarnation if known else ""
-        reports.append(PathReport(id=leg, gate=gate, path=path, member=said, incarnation=life))
+        known = attaching.memory.legs.get(leg, NOTHING)
+        said = _place(stack.member(leg), known)
+        reports.append(PathReport(id=leg, gate=gate, path=path, member=said, incarnation=known.incarnation))
     return reports
+
+
+def _place(member: Member | None, known: LegMemory) -> str:
+    if member is None:
+        return "None"
+    if faulty(member):
+        return "Faulty"
+    if in_sync(member):
+        return "InSync"
+    return "Stopped" if member.slot is None and known.stopped else "Rebuilding"
 
 
 def _progress(attaching: Attaching) -> list[Progress]:

@@ -107,9 +107,9 @@ class MdRaid:
         # frozen, or md would start to copy at once, before the offset is set
         await self.freeze(name)
         try:
-            half_added = self._folder(md, major_minor)
-            if half_added is not None:
-                await sysfs.write(half_added / "state", "remove")
+            left_over = self._folder(md, major_minor)
+            if left_over is not None:
+                await self._discard(name, left_over)
             if slot >= int(sysfs.read(md / "raid_disks").split()[0]):
                 if delta:
                     raise Invalid(
@@ -127,7 +127,11 @@ class MdRaid:
 
     async def fail(self, name: str, major_minor: str) -> None:
         member = self._folder(self._md(name), major_minor)
-        if member is not None and "faulty" not in _words(sysfs.peek(member / "state")):
+        if member is None or "faulty" in _words(sysfs.peek(member / "state")):
+            return
+        if sysfs.peek(member / "slot", "none") == "none":
+            await self._discard(name, member)
+        else:
             await sysfs.write(member / "state", "faulty")
 
     async def acknowledge_failure(self, name: str, major_minor: str) -> None:
@@ -158,8 +162,12 @@ class MdRaid:
 
     async def unfreeze(self, name: str) -> None:
         md = self._md(name)
-        if sysfs.read(md / "sync_action") == "frozen":
-            await sysfs.write(md / "sync_action", "idle")
+        if sysfs.read(md / "sync_action") != "frozen":
+            return
+        for member in _folders(md):
+            if _half_added(member):
+                await self._discard(name, member)
+        await sysfs.write(md / "sync_action", "idle")
 
     async def set_speed(self, name: str, max_kib: int) -> None:
         md = self._md(name)
@@ -178,9 +186,11 @@ class MdRaid:
         md = self._md(name)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _SETTLE_SECONDS
-        while md.exists() and sysfs.peek(md / "array_state", "clear") != "clear":
+        while md.exists():
             try:
+                # Also where nothing is in it yet: without this word a named array stays for ever.
                 await sysfs.write(md / "array_state", "clear", seconds=STOP_SECONDS)
+                break
             except NotFound:
                 break
             except Busy as error:
@@ -252,12 +262,31 @@ class MdRaid:
         writes += [(member / "slot", str(slot))]
         # after the slot: giving one to a leg of an array that does not run yet takes the mark off
         writes += [(member / "state", "writemostly")] if write_mostly else []
+        await sysfs.write_all(writes)
+
+    async def _discard(self, name: str, member: Path) -> None:
+        """Take out of a frozen array what has no place in it: half added, or given up by md.
+
+        Told to remove it, md would first give it a place, with the offset and the mark that it happens to have
+        (tests/kernel/test_killed.py). So it gets one from us, after the offset, and fails in it.
+        """
+        md = self._md(name)
+        writes = []
+        if sysfs.read(member / "size") == "0":
+            writes = [(member / "offset", str(BITMAP_SECTORS)), (member / "size", sysfs.read(md / "component_size"))]
+        taken = {sysfs.peek(folder / "slot") for folder in _folders(md)}
+        free = [slot for slot in map(str, range(int(sysfs.read(md / "raid_disks").split()[0]))) if slot not in taken]
         try:
-            await sysfs.write_all(writes)
-        except MillpondError:
-            if sysfs.peek(member / "slot", "none") == "none":
-                await sysfs.write(member / "state", "remove")
-            raise
+            await sysfs.write_all([*writes, (member / "slot", free[0])] if free else writes)
+        except Busy:
+            free = []
+        if not free:  # md does not take it, so it does not when it removes it
+            await sysfs.write(member / "state", "remove")
+            return
+        await sysfs.write_all(
+            [(member / "state", "faulty"), (member / "state", "-blocked"), (md / "array_state", "active")]
+        )
+        await self._leave(name, member)
 
     @staticmethod
     async def _set_bits(md: Path, chunks: Sequence[tuple[int, int]]) -> None:
@@ -308,23 +337,36 @@ class MdRaid:
 
     @staticmethod
     def _folder(md: Path, major_minor: str) -> Path | None:
-        for entry in sysfs.entries(md):
-            if entry.startswith("dev-") and sysfs.peek(md / entry / "block/dev") == major_minor:
-                return md / entry
-        return None
+        return next((member for member in _folders(md) if sysfs.peek(member / "block/dev") == major_minor), None)
+
+
+def _folders(md: Path) -> list[Path]:
+    """Those of an array's members."""
+    return [md / entry for entry in sysfs.entries(md) if entry.startswith("dev-")]
+
+
+def _half_added(member: Path) -> bool:
+    """Whether md, let go, would write to a leg at the wrong offset, or take it for in sync."""
+    words = _words(sysfs.peek(member / "state"))
+    if sysfs.peek(member / "slot") != "none" or "faulty" in words:
+        return False
+    return "in_sync" in words or sysfs.peek(member / "size") == "0"
 
 
 def read_array(md: Path, name: str, device_nodes: Path = Path("/dev")) -> Array | None:
-    """The array whose sysfs folder is ``md``; None when there is none, it is not ours or it is just going away."""
+    """The array whose sysfs folder is ``md``; None when there is none, it is not ours, it is just going away, or nobody
+    came further than to name it: whoever assembles it goes on from there.
+    """
     try:
-        if sysfs.read(f"{md}/metadata_version") != METADATA:
+        state = sysfs.read(f"{md}/array_state")
+        if sysfs.read(f"{md}/metadata_version") != METADATA or state == "clear":
             return None
         done, total = parse_progress(sysfs.peek(f"{md}/sync_completed", "none"))
         return Array(
             name=name,
             device=str(device_nodes / f"md_{name}"),
             major_minor=sysfs.read(md.parent / "dev"),
-            array_state=sysfs.read(f"{md}/array_state"),
+            array_state=state,
             raid_disks=int(sysfs.read(f"{md}/raid_disks").split()[0]),
             component_sectors=2 * int(sysfs.read(f"{md}/component_size")),
             degraded=int(sysfs.peek(f"{md}/degraded", "0")),

@@ -169,8 +169,7 @@ class Volume:
             members=members,
             dirty_chunks=dirty,
         )
-        self._stop_answering = md.watch(self.array, self._answer)
-        self._answer()
+        self.begin_answering()
         return array
 
     async def look(self) -> Array:
@@ -191,7 +190,7 @@ class Volume:
 
     async def stop(self) -> None:
         await self._note_in_sync()
-        self._end_answering()
+        self.end_answering()
         await md.stop(self.array)
 
     async def dirty(self, ids: str) -> list[tuple[int, int]]:
@@ -289,7 +288,7 @@ class Volume:
 
     async def close(self, *, keep_legs: bool = False) -> None:
         """Heal and let everything flow, then take it down from the top."""
-        self._end_answering()
+        self.end_answering()
         standing = present()
         if self.front in standing:
             await dm.resume(self.front)
@@ -336,13 +335,18 @@ class Volume:
             members = [m for m in array.members if m.slot is not None and "in_sync" in m.flags]
             self._in_sync = tuple(sorted(numbers[member.major_minor] for member in members))
 
+    def begin_answering(self) -> None:
+        """Let writes go on that wait for a word and need no record."""
+        self._stop_answering = md.watch(self.array, self._answer)
+        self._answer()
+
     def _answer(self) -> None:
         if not self._silent and self._stop_answering is not None:
             task = asyncio.create_task(md.acknowledge(self.array))
             self._answers.add(task)
             task.add_done_callback(self._answers.discard)
 
-    def _end_answering(self) -> None:
+    def end_answering(self) -> None:
         if self._stop_answering is not None:
             self._stop_answering()
             self._stop_answering = None

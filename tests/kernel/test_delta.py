@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-from rig import Volume, md, until
+from rig import BLOCK, BLOCKS, Volume, md, until
 
 from millpond_adapters.run import run
 from millpond_core.errors import Invalid
 from millpond_core.layout import BITMAP_SECTORS
+from millpond_core.units import MIB
 
 TRACING = Path("/sys/kernel/tracing")
 
@@ -100,6 +101,38 @@ async def test_three_legs_dropped_one_after_the_other_come_back_together(volume:
     for leg in "cb":
         await volume.gate_hold(leg)
         await volume.add(leg, delta=True)
+    await volume.in_sync("b")
+    await volume.in_sync("c")
+
+
+async def test_after_a_crash_the_source_dies_while_two_others_catch_up(volume: Volume) -> None:
+    """Its gate holds all of it, copies and writes; nothing that was not copied is called in sync meanwhile."""
+    await volume.legs("abc")
+    await volume.assemble("abc")
+    await volume.write(0, 2 * BLOCKS // 3)
+    images = await volume.images("abc", scribble={"b": 30, "c": 200})
+    await volume.stop()
+    await volume.restore(images)
+    assert await volume.differing("a", "b")
+    dirty = [(0, BLOCKS * BLOCK // MIB - 1)]  # all of it, so that it takes a while
+    await volume.assemble("a", disks=3, dirty=dirty)
+    await md.set_speed(volume.array, 2000)
+    for leg in "bc":
+        await volume.gate_fail(leg)
+        await volume.add(leg, delta=True)
+    writer = volume.start_write(250, 3)
+    await asyncio.wait_for(writer, 10)
+    await volume.break_leg("a")
+    held = volume.start_write(10, 2)
+    await volume.held("a")
+    await asyncio.sleep(1)
+    assert not held.done()
+    synced = [member.major_minor for member in (await volume.look()).members if "in_sync" in member.flags]
+    assert synced == [volume.gate_number("a")]
+    await volume.heal("a")
+    await volume.reinstate("a")
+    await asyncio.wait_for(held, 10)
+    await md.set_speed(volume.array, 0)
     await volume.in_sync("b")
     await volume.in_sync("c")
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from rig import VOLUME_BYTES, Volume, dm, until
+from rig import VOLUME_BYTES, Volume, dm, gate_status, until
 
 from millpond_adapters import sysfs
 from millpond_adapters.nvme_host import NvmeTcpHost
@@ -200,6 +200,22 @@ async def test_a_broken_leg_behind_the_wire_is_held_and_reinstated(wire: Wire) -
     await volume.heal("b")
     await volume.reinstate("b")
     await asyncio.wait_for(writer, 5)
+
+
+async def test_the_table_under_an_export_is_swapped_while_it_is_written_to(wire: Wire) -> None:
+    volume = wire.volume
+    await volume.legs("a")
+    await volume.bare_legs("b")
+    await wire.export("b")
+    await volume.connect("b", to=await wire.connect("b"))
+    await volume.assemble("ab")
+    for block in range(0, 48, 8):
+        writer = volume.start_write(block, 8)
+        await volume.heal("b")  # loads its table anew
+        await asyncio.wait_for(writer, 20)
+    status = await gate_status(names.gate(volume.uuid, "b"))
+    assert status.path_up
+    assert await wire.connect("b"), "the connection has lived through it"
 
 
 async def test_a_lost_remote_leg_is_dropped_and_comes_back_by_a_delta(wire: Wire) -> None:

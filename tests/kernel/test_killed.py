@@ -75,8 +75,7 @@ async def test_an_assembly_is_made_again_wherever_it_ended(volume: Volume, life:
 
 
 @pytest.mark.parametrize("let_go", [False, True], ids=["added again", "let go first"])
-@pytest.mark.parametrize("delta", [True, False], ids=["delta", "whole"])
-async def test_a_leg_is_taken_back_wherever_that_ended(volume: Volume, life: Life, delta: bool, let_go: bool) -> None:
+async def test_a_leg_is_taken_back_wherever_that_ended(volume: Volume, life: Life, let_go: bool) -> None:
     """md adds by itself what it finds without a place: at the wrong offset, or as in sync, if that is how far it came.
 
     ``let go first``: the freeze is ended before the leg is added again, as when the leg is out of reach by then.
@@ -88,7 +87,7 @@ async def test_a_leg_is_taken_back_wherever_that_ended(volume: Volume, life: Lif
         volume.end_answering()
         life.left = writes
         try:
-            await volume.add("b", delta=delta)
+            await volume.add("b", delta=True)
         except Killed:
             life.left = None
             if let_go:

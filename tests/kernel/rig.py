@@ -188,6 +188,17 @@ class Volume:
         await md.fail(self.array, number)
         await md.acknowledge_failure(self.array, number)
 
+    async def leave_b_behind(self) -> None:
+        """Two legs; b is dropped, a is written to, and the array is stopped."""
+        await self.legs("ab")
+        await self.assemble("ab")
+        await self.write(0, 20)
+        await self.drop("b")
+        await self.write(100, 20)
+        await self.write(300, 3)
+        await self.stop()
+        await self.gate_hold("b")
+
     async def stop(self) -> None:
         await self._note_in_sync()
         self.end_answering()

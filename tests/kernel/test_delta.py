@@ -17,20 +17,8 @@ from millpond_core.units import MIB
 TRACING = Path("/sys/kernel/tracing")
 
 
-async def _left_behind(volume: Volume) -> None:
-    """Two legs; b is lost, a is written to, and the array is stopped."""
-    await volume.legs("ab")
-    await volume.assemble("ab")
-    await volume.write(0, 20)
-    await volume.drop("b")
-    await volume.write(100, 20)
-    await volume.write(300, 3)
-    await volume.stop()
-    await volume.gate_hold("b")
-
-
 async def test_after_a_reassembly_the_dirty_chunks_bring_the_leg_back_equal(volume: Volume) -> None:
-    await _left_behind(volume)
+    await volume.leave_b_behind()
     dirty = await volume.dirty("a")
     assert dirty
     await volume.assemble("a", disks=2, dirty=dirty)
@@ -42,7 +30,7 @@ async def test_after_a_reassembly_the_dirty_chunks_bring_the_leg_back_equal(volu
 
 async def test_without_the_dirty_chunks_md_calls_a_differing_leg_in_sync(volume: Volume) -> None:
     """What we work around. When this fails, the kernel has learned better: keep the workaround, tell docs/decisions."""
-    await _left_behind(volume)
+    await volume.leave_b_behind()
     await volume.assemble("a", disks=2)
     await volume.add("b", delta=True)
     await volume.in_sync("b")

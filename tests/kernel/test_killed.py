@@ -43,19 +43,8 @@ def life(monkeypatch: pytest.MonkeyPatch) -> Life:
     return made
 
 
-async def _left_behind(volume: Volume) -> None:
-    """Leg b lacks what was written since it was dropped; the array is stopped."""
-    await volume.legs("ab")
-    await volume.assemble("ab")
-    await volume.write(0, 20)
-    await volume.drop("b")
-    await volume.write(100, 20)
-    await volume.stop()
-    await volume.gate_hold("b")
-
-
 async def test_an_assembly_is_made_again_wherever_it_ended(volume: Volume, life: Life) -> None:
-    await _left_behind(volume)
+    await volume.leave_b_behind()
     dirty = await volume.dirty("a")
     for writes in itertools.count():
         life.left = writes
@@ -80,7 +69,7 @@ async def test_a_leg_is_taken_back_wherever_that_ended(volume: Volume, life: Lif
 
     ``let go first``: the freeze is ended before the leg is added again, as when the leg is out of reach by then.
     """
-    await _left_behind(volume)
+    await volume.leave_b_behind()
     await volume.assemble("a", disks=2, dirty=await volume.dirty("a"))
     number = volume.gate_number("b")
     for writes in itertools.count():

@@ -104,6 +104,9 @@ async def test_a_rebuild_ends_where_its_only_source_cannot_be_read(
         await volume.read(BAD)
     await volume.write(7)
     assert await volume.read(BAD + 1) == volume.written[BAD + 1], "the rest can be read, and written"
+    await md.fail(volume.array, number)
+    await md.acknowledge_failure(volume.array, number)
+    assert number not in [member.major_minor for member in (await volume.look()).members], "as when another takes over"
     spoil(False)
     await volume.add("b", delta=False)
     await volume.in_sync("b")

@@ -50,6 +50,14 @@ class Wire:
             port=PORT,
         )
 
+    async def mirrored(self) -> None:
+        """Leg a here, leg b behind the wire, both in the array."""
+        await self.volume.legs("a")
+        await self.volume.bare_legs("b")
+        await self.export("b")
+        await self.volume.connect("b", to=await self.connect("b"))
+        await self.volume.assemble("ab")
+
     async def connect(self, leg: str, epoch: int = 1) -> str:
         """major:minor of the leg's namespace on the host side."""
         controller = await self.host.connect(
@@ -186,11 +194,7 @@ async def test_a_suspended_leg_is_not_taken_back_but_refused(wire: Wire) -> None
 async def test_a_broken_leg_behind_the_wire_is_held_and_reinstated(wire: Wire) -> None:
     """The disk under a remote leg fails: the host sees an error at once, the gate holds it."""
     volume = wire.volume
-    await volume.legs("a")
-    await volume.bare_legs("b")
-    await wire.export("b")
-    await volume.connect("b", to=await wire.connect("b"))
-    await volume.assemble("ab")
+    await wire.mirrored()
     await volume.write(0, 4)
     await volume.break_leg("b")
     begun = time.monotonic()
@@ -204,11 +208,7 @@ async def test_a_broken_leg_behind_the_wire_is_held_and_reinstated(wire: Wire) -
 
 async def test_the_table_under_an_export_is_swapped_while_it_is_written_to(wire: Wire) -> None:
     volume = wire.volume
-    await volume.legs("a")
-    await volume.bare_legs("b")
-    await wire.export("b")
-    await volume.connect("b", to=await wire.connect("b"))
-    await volume.assemble("ab")
+    await wire.mirrored()
     for block in range(0, 48, 8):
         writer = volume.start_write(block, 8)
         await volume.heal("b")  # loads its table anew
@@ -220,11 +220,7 @@ async def test_the_table_under_an_export_is_swapped_while_it_is_written_to(wire:
 
 async def test_a_lost_remote_leg_is_dropped_and_comes_back_by_a_delta(wire: Wire) -> None:
     volume = wire.volume
-    await volume.legs("a")
-    await volume.bare_legs("b")
-    await wire.export("b")
-    await volume.connect("b", to=await wire.connect("b"))
-    await volume.assemble("ab")
+    await wire.mirrored()
     await volume.write(0, 4)
     await wire.target.unexport(wire.nqn("b"))
     writer = volume.start_write(40)

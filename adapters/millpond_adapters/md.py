@@ -283,10 +283,8 @@ class MdRaid:
         if not free:  # md does not take it, so it does not when it removes it
             await sysfs.write(member / "state", "remove")
             return
-        await sysfs.write_all(
-            [(member / "state", "faulty"), (member / "state", "-blocked"), (md / "array_state", "active")]
-        )
-        await self._leave(name, member)
+        await sysfs.write(member / "state", "faulty")
+        await self.acknowledge_failure(name, sysfs.read(member / "block/dev"))
 
     @staticmethod
     async def _set_bits(md: Path, chunks: Sequence[tuple[int, int]]) -> None:

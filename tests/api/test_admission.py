@@ -6,6 +6,7 @@ Every account is cluster-admin here: what is refused is refused by the policies,
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -117,13 +118,15 @@ async def accounts(policies: None, plane: ControlPlane, kube: ApiKube) -> AsyncI
 async def in_force(admin: ApiKube, homeless: ApiKube) -> None:
     """Policies come into force a moment after they are created: wait until both refuse what they must."""
     await admin.create(StorageNode(metadata=ObjectMeta(name="probe")))
-    doorbell = {"metadata": {"annotations": {DOORBELL: "q"}}}
-    for attempt in (
-        lambda: homeless.merge(StorageNode, "probe", {}),
-        lambda: admin.merge(StorageNode, "probe", doorbell),
-    ):
-        # Usually one or two; more than 20 were seen while three guests booted beside it.
-        async with asyncio.timeout(120):
+    rings = itertools.count()
+
+    async def ring() -> None:
+        # Another text each time: one that got through before the policy was in force may be written again for ever.
+        await admin.merge(StorageNode, "probe", {"metadata": {"annotations": {DOORBELL: f"q{next(rings)}"}}})
+
+    for attempt in (lambda: homeless.merge(StorageNode, "probe", {}), ring):
+        # Seconds: usually one or two; more than 20 were seen while three guests booted beside it.
+        async with asyncio.timeout(50):
             while True:
                 try:
                     await attempt()

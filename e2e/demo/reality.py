@@ -48,6 +48,8 @@ for line in out("dmsetup", "info", "-c", *columns).splitlines():
         found["dm"][name].update(number=major + ":" + minor, suspended=state == "Suspended")
 for block in glob.glob("/sys/block/*"):
     kernel, number = os.path.basename(block), read(block + "/dev")
+    if not number:
+        continue  # one path of an NVMe disk that may have several, as nvme0c0n1: no device of its own
     if kernel.startswith("md_"):
         members = {}
         for member in glob.glob(block + "/md/dev-*"):

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 if not os.environ.get("MILLPOND_GUEST"):
     collect_ignore_glob = ["test_*"]
 else:
-    from rig import RAM_DISKS, RAM_MIB, Volume, present
+    from rig import RAM_DISKS, RAM_MIB, Life, Volume, present
 
     @pytest.fixture(scope="session", autouse=True)
     def kernel() -> Iterator[None]:
@@ -51,6 +51,10 @@ else:
         finally:
             await volume.close()
             assert not present(), f"left behind: {present()}"
+
+    @pytest.fixture
+    def life(monkeypatch: pytest.MonkeyPatch) -> Life:
+        return Life(monkeypatch)
 
     @pytest.fixture
     async def cached(volume: Volume, tmp_path: Path) -> AsyncIterator[Volume]:

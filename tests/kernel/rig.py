@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from millpond_adapters import sysfs
+import pytest
+
+from millpond_adapters import nvmet, sysfs
 from millpond_adapters.dm import DeviceMapper
 from millpond_adapters.md import MdRaid
 from millpond_adapters.run import run
@@ -32,6 +34,39 @@ BLOCKS = VOLUME_BYTES // BLOCK
 
 dm = DeviceMapper()
 md = MdRaid()
+
+
+class Killed(BaseException):
+    """The process is gone: nothing after it is done either."""
+
+
+class Life:
+    """Of who drives the kernel: it ends after so many writes to sysfs, and programs of nvmet's; None: it does not."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        self._write, self._run = sysfs.write, nvmet.run
+        monkeypatch.setattr(sysfs, "write", self.write)
+        monkeypatch.setattr(sysfs, "write_all", self.write_all)
+        monkeypatch.setattr(nvmet, "run", self.run)
+
+    def _step(self) -> None:
+        if self.left == 0:
+            raise Killed
+        if self.left is not None:
+            self.left -= 1
+
+    async def write(self, path: Path, value: str, *, seconds: float = 5.0) -> None:
+        self._step()
+        await self._write(path, value, seconds=seconds)
+
+    async def write_all(self, writes: Sequence[tuple[Path, str]], *, seconds: float = 10.0) -> None:
+        for path, value in writes:
+            await self.write(path, value, seconds=seconds)
+
+    async def run(self, *argv: str, seconds: float = 10.0) -> bytes:
+        self._step()
+        return await self._run(*argv, seconds=seconds)
 
 
 async def gate_status(gate: str) -> GateStatus:

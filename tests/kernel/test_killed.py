@@ -1,46 +1,15 @@
-"""Whoever drives md dies between two of its writes, at each place in turn; one that begins anew goes on from there."""
+"""Whoever drives the kernel dies between two of its steps, at each place in turn; one that begins anew goes on."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
-from rig import Volume, md
+from rig import Killed, Life, Volume, md
+from test_nvme import ADDRESS, HOST, PORT
 
-from millpond_adapters import sysfs
-
-
-class Killed(BaseException):
-    """The process is gone: nothing after it is done either."""
-
-
-class Life:
-    """Ends after so many writes to sysfs; None: it does not."""
-
-    def __init__(self) -> None:
-        self.left: int | None = None
-        self._write = sysfs.write
-
-    async def write(self, path: Path, value: str, *, seconds: float = 5.0) -> None:
-        if self.left == 0:
-            raise Killed
-        if self.left is not None:
-            self.left -= 1
-        await self._write(path, value, seconds=seconds)
-
-    async def write_all(self, writes: Sequence[tuple[Path, str]], *, seconds: float = 10.0) -> None:
-        for path, value in writes:
-            await self.write(path, value, seconds=seconds)
-
-
-@pytest.fixture
-def life(monkeypatch: pytest.MonkeyPatch) -> Life:
-    made = Life()
-    monkeypatch.setattr(sysfs, "write", made.write)
-    monkeypatch.setattr(sysfs, "write_all", made.write_all)
-    return made
+from millpond_adapters.nvmet import NvmeTcpTarget
+from millpond_core import names
 
 
 async def test_an_assembly_is_made_again_wherever_it_ended(volume: Volume, life: Life) -> None:
@@ -93,3 +62,69 @@ async def test_a_leg_is_taken_back_wherever_that_ended(volume: Volume, life: Lif
     volume.begin_answering()
     await volume.in_sync("b")
     assert not await volume.differing("a", "b")
+
+
+class Leg:
+    """A leg that is exported and taken back."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.target = NvmeTcpTarget()
+        self.nqn = names.subsystem_nqn(volume.uuid, "a", 1, "0123456789ab")
+        self._device = f"/dev/mapper/{volume.leg_name('a')}"
+        self._namespace = names.namespace_uuid(volume.uuid, "a", 1, "0123456789ab")
+
+    async def export(self) -> None:
+        more = {"namespace_uuid": self._namespace, "serial": "0123456789abcdef"}
+        await self.target.export(self.nqn, self._device, **more, host_nqn=HOST, address=ADDRESS, port=PORT)
+
+    async def unexport(self) -> None:
+        await self.target.unexport(self.nqn)
+
+    async def complete(self) -> bool:
+        """Whether hosts reach all of it; a host that reaches less is refused for good."""
+        seen = (await self.target.list()).get(self.nqn)
+        whole = seen is not None and seen.enabled and seen.allowed_hosts == (HOST,)
+        assert whole or seen is None or not seen.linked
+        return whole and seen is not None and seen.linked
+
+
+async def test_an_export_is_made_wherever_that_ended(volume: Volume, life: Life) -> None:
+    await volume.bare_legs("a")
+    leg = Leg(volume)
+    for steps in itertools.count():
+        life.left = steps
+        try:
+            await leg.export()
+        except Killed:
+            life.left = None
+            assert not await leg.complete()
+            await leg.export()
+            assert await leg.complete()
+            await leg.unexport()
+            continue
+        break
+    life.left = None
+    assert steps > 12, "so many steps it has"
+    assert await leg.complete()
+    await leg.unexport()
+    assert not await leg.target.list()
+
+
+async def test_an_export_is_taken_back_wherever_that_ended(volume: Volume, life: Life) -> None:
+    await volume.bare_legs("a")
+    leg = Leg(volume)
+    for steps in itertools.count():
+        await leg.export()
+        life.left = steps
+        try:
+            await leg.unexport()
+        except Killed:
+            life.left = None
+            await leg.complete()
+            await leg.unexport()
+            assert not await leg.target.list()
+            continue
+        break
+    life.left = None
+    assert steps > 5, "so many steps it has"
+    assert not await leg.target.list()

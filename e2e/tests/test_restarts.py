@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -41,9 +42,13 @@ def pods(cluster: Cluster) -> list[Object]:
 def kill_everything(cluster: Cluster, faults: Faults) -> None:
     """SIGKILL to the first process of each pod's main container, then the pods themselves are deleted."""
     running = [pod for pod in pods(cluster) if pod["status"].get("phase") == "Running"]
-    for pod in running:
+
+    def kill(pod: Object) -> None:
         container = MAIN[pod["metadata"]["labels"]["app.kubernetes.io/component"]]
         faults.kill(pod["spec"]["nodeName"], pod["metadata"]["name"], container)
+
+    with ThreadPoolExecutor(len(running)) as pool:  # a kill takes seconds under emulation, and all are to die together
+        list(pool.map(kill, running))
     # Deleted as well: a container that dies again and again waits longer each time before it is started anew.
     names = [pod["metadata"]["name"] for pod in running]
     cluster.kubectl("delete", "pods", "-n", install.NAMESPACE, *names, "--now", "--wait=false")

@@ -44,6 +44,13 @@ class Faults(Shell, Protocol):
         """Cut a node's power: whatever it had not written to its disks is lost."""
         ...
 
+    def shut_down(self, node: str, *, seconds: float, cut_off: bool) -> None:
+        """``systemctl poweroff``; returns when the machine is off, an error if it is not in time.
+
+        ``cut_off``: every network goes first, as where its services end before others do.
+        """
+        ...
+
     def power_on(self, node: str) -> None:
         """Switch it on again, with its disks; returns when it runs commands."""
         ...
@@ -76,6 +83,9 @@ class LabFaults:
 
     def power_off(self, node: str) -> None:
         self._lab.node(node).power_off()
+
+    def shut_down(self, node: str, *, seconds: float, cut_off: bool) -> None:
+        self._lab.node(node).shut_down(seconds=seconds, cut_off=cut_off)
 
     def power_on(self, node: str) -> None:
         self._lab.node(node).power_on()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,6 +79,25 @@ class Node:
 
     def power_off(self) -> None:
         """Cut the power: whatever the node had not written to its disks is lost."""
+        self.machine.power_off()
+
+    def shut_down(self, *, seconds: float, cut_off: bool = False) -> None:
+        """As an administrator does it: returns when the machine is off, LabError if it is not within ``seconds``.
+
+        ``cut_off``: :meth:`isolate` comes first, as where the network's services end before others do.
+        """
+        self.run("systemd-run", "--quiet", f"--on-active={3 if cut_off else 0}", "systemctl", "poweroff", "--no-block")
+        if cut_off:
+            self.isolate()
+        deadline = time.monotonic() + seconds
+        while self.machine.alive():
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"{self.name} is still shutting down after {seconds:.0f} s",
+                    next_step="look at the end of its console for the job that does not stop",
+                    log=self.machine.console,
+                )
+            time.sleep(0.5)
         self.machine.power_off()
 
     def power_on(self) -> None:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from millpond_adapters import modules, udev
+from millpond_adapters import modules, shutdown, udev
 from millpond_adapters.block import BlockDevices
 from millpond_adapters.clock import SystemClock
 from millpond_adapters.dm import DeviceMapper
@@ -33,6 +33,8 @@ from millpond_node.manager import StateManager
 from millpond_node.takeover import Takeover
 
 log = logging.getLogger("millpond.node")
+ENDING_SECONDS = 80
+"""systemd kills what is left 90 s after it asked it to end."""
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -107,10 +109,24 @@ async def run(parsed: argparse.Namespace) -> None:
             log.info("stopping: %s", "told to" if stopped.is_set() else "another state manager takes over")
             for task in (succeeded, ended):
                 task.cancel()
+            ending = stopped.is_set() and await shutdown.begun()
+            if ending:
+                await _end_with_node(manager)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(manager.stop(), 12.0)
+                await asyncio.wait_for(manager.stop(on_purpose=not ending), 12.0)
     finally:
         takeover.give()
+
+
+async def _end_with_node(manager: StateManager) -> None:
+    """Nobody takes over from here: who still waits for a leg afterwards would keep the node from switching off."""
+    log.info("the node is shutting down: staying until no volume is attached here")
+    manager.end_with_node()
+    for _ in range(ENDING_SECONDS * 5):
+        if not manager.volumes.attached():
+            return
+        await asyncio.sleep(0.2)
+    log.warning("still attached: %s", ", ".join(manager.volumes.attached()))
 
 
 def _ports(kube: ApiKube) -> Ports:

@@ -85,8 +85,17 @@ class StateManager:
         finally:
             await asyncio.shield(self.stop())
 
+    def end_with_node(self) -> None:
+        """The node is shutting down: what is attached here is taken down when its last user has gone.
+
+        ``volumes.attached()`` is empty when that is done.
+        """
+        self.volumes.ending = True
+        self.volumes.ask_all()
+        self._report()
+
     async def stop(self, *, on_purpose: bool = True) -> None:
-        """End everything of ours; the kernel goes on as it is."""
+        """End everything of ours; the kernel goes on as it is. ``on_purpose``: a successor is on its way."""
         self._end_watch()
         for task in self._tasks:
             task.cancel()
@@ -190,13 +199,15 @@ class StateManager:
             orphaned_legs=self._orphans(),
             quiescences=self.still.answers(),
             restarting_until=self._restarting_until,
+            shutting_down=self.volumes.ending,
             message=self._message(),
         )
         self.writer.write(StorageNode, node.metadata.name, msgspec.to_builtins(status))
 
     def _message(self) -> str:
         gone = sorted(seen.name for seen in self.devices.seen.values() if not seen.present)
-        return f"{', '.join(gone)} cannot be reached" if gone else ""
+        said = ["the node is shutting down: volumes that are attached to it leave"] if self.volumes.ending else []
+        return "; ".join([*said, f"{', '.join(gone)} cannot be reached"] if gone else said)
 
     def _orphans(self) -> list[str]:
         """Legs on labels that no mapping knows; only once all volumes are known."""

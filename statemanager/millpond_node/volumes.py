@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -143,6 +143,8 @@ class Volumes:
         self._host_nqns: dict[str, str] = {}
         self._watched: dict[str, Callable[[], None]] = {}
         self._shapes: dict[str, object] = {}
+        self.ending = False
+        """The node is shutting down."""
 
     def boottime(self) -> float:
         return self._ports.clock.boottime()
@@ -203,6 +205,15 @@ class Volumes:
         for name in self.volumes:
             self.work.ask(name)
 
+    def attached(self) -> list[str]:
+        """Volumes of whose stack something stands here."""
+        return sorted(
+            name
+            for name, known in self.volumes.items()
+            if (report := known.planned.report) is not None
+            and (report.front != "None" or any((p.gate, p.path) != ("None", "None") for p in report.paths))
+        )
+
     # --- one volume ---
 
     async def _reconcile(self, name: str) -> float | None:
@@ -257,6 +268,7 @@ class Volumes:
             now=self._ports.clock.boottime(),
             down_since=known.down_since,
             failed_devices=await self._failed(known),
+            failed_nodes=await self._failed_nodes(known),
             cut_off=_cut_off(known.kernel),
             zeroing=frozenset(k.removeprefix("zero ") for k in known.tasks if k.startswith("zero ")),
             connecting=frozenset(k.removeprefix("connect ") for k in known.tasks if k.startswith("connect ")),
@@ -264,6 +276,7 @@ class Volumes:
             severing_since=known.begun.get(SEVERING),
             halted=halted,
             hold=hold,
+            ending=self.ending,
         )
 
     async def _attach_host(self, node: str) -> str:
@@ -285,14 +298,8 @@ class Volumes:
             for extent in leg.extents
         }
         own = {name: seen for name in under if (seen := self._devices.seen.get(name)) is not None}
-        asked = [asyncio.ensure_future(self._says_failed(device)) for device in sorted(under - own.keys())]
-        if asked:
-            # What nobody knows is not taken for failed; reads and writes may wait for this plan.
-            _, slow = await asyncio.wait(asked, timeout=_ASK_SECONDS)
-            for task in slow:
-                task.cancel()
-        told = {task.result() for task in asked if task.done() and not task.cancelled()}
-        return frozenset({name for name, seen in own.items() if not seen.present} | told - {""})
+        told = await _told(self._says_failed(device) for device in sorted(under - own.keys()))
+        return frozenset({name for name, seen in own.items() if not seen.present}) | told
 
     async def _says_failed(self, device: str) -> str:
         """The device's name if its node says that it has failed; empty: it does not, or nobody answers."""
@@ -301,6 +308,20 @@ class Volumes:
         except MillpondError:
             return ""
         return device if found.status.observation.state == "Failed" else ""
+
+    async def _failed_nodes(self, known: Volume) -> frozenset[str]:
+        """Nodes of which the master says so, of legs that are missing where nothing is assembled yet."""
+        legs = () if known.memory.assembled else known.volume.status.mapping.legs
+        missing = {leg.node for leg in legs if leg.id in known.planned.down} - {self._config.node}
+        return await _told(self._is_failed(node) for node in sorted(missing))
+
+    async def _is_failed(self, node: str) -> str:
+        """The node's name if the master has judged it Failed; empty: it has not, or nobody answers."""
+        try:
+            found = await self._ports.kube.get(StorageNode, node)
+        except MillpondError:
+            return ""
+        return node if found.status.phase == "Failed" else ""
 
     def _clocks(self, known: Volume, now: float) -> None:
         for leg in known.planned.down:
@@ -470,6 +491,19 @@ class Volumes:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _told(asked: Iterable[Coroutine[Any, Any, str]]) -> frozenset[str]:
+    """What is answered within a moment, without the empty answers: reads and writes may wait for who asks.
+
+    What nobody knows is not taken for failed.
+    """
+    tasks = [asyncio.ensure_future(each) for each in asked]
+    if tasks:
+        _, slow = await asyncio.wait(tasks, timeout=_ASK_SECONDS)
+        for task in slow:
+            task.cancel()
+    return frozenset(task.result() for task in tasks if task.done() and not task.cancelled()) - {""}
 
 
 def _loss(step: Step) -> bool:

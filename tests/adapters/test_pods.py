@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from millpond_adapters import sysfs
 from millpond_adapters.pods import PodProcesses
 from millpond_core.errors import NotFound
 
@@ -38,10 +40,19 @@ class Node:
         (folder / "sys/devices/virtual/block/dm-9/dm/name").write_text("millpond-x\n")
         self.pods = PodProcesses(folder / "proc", folder / "sys")
 
-    def cgroup(self, path: str) -> None:
+    def cgroup(self, path: str, *pids: int) -> None:
         folder = self.folder / "sys/fs/cgroup" / path
         folder.mkdir(parents=True)
         (folder / "cgroup.kill").write_text("0")
+        (folder / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
+
+    def process(self, pid: int, *, mounts: str = "", opened: str = "") -> None:
+        """With those mounts (of a pod's own), and that file open."""
+        folder = self.folder / f"proc/{pid}"
+        (folder / "fd").mkdir(parents=True)
+        (folder / "mountinfo").write_text(mounts)
+        if opened:
+            (folder / "fd/3").symlink_to(opened)
 
     def killed(self) -> list[str]:
         found = (self.folder / "sys/fs/cgroup").rglob("cgroup.kill")
@@ -79,6 +90,43 @@ async def test_a_pod_that_has_the_node_of_that_name_is_killed(node: Node) -> Non
 async def test_a_device_that_no_pod_has_costs_nobody_anything(node: Node) -> None:
     assert await node.pods.kill("253:6") == []
     assert node.killed() == []
+
+
+async def test_a_pod_that_still_has_it_when_the_host_has_unmounted_it_is_killed(node: Node) -> None:
+    (node.folder / "proc/1/mountinfo").write_text("30 1 0:5 / /dev rw - devtmpfs udev rw\n")
+    node.cgroup(f"kubepods/burstable/pod{ONE}/main", 71)
+    node.cgroup(f"kubepods/pod{OTHER}/main", 72)
+    node.process(71, mounts="91 80 253:7 /sub /data rw - ext4 /dev/dm-7 rw\n")
+    node.process(72, mounts="92 81 253:9 / /data rw - ext4 /dev/dm-9 rw\n")
+    assert await node.pods.kill("253:7") == [ONE]
+
+
+async def test_a_pod_that_has_the_raw_device_open_is_killed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node.folder / "proc/1/mountinfo").write_text("30 1 0:5 / /dev rw - devtmpfs udev rw\n")
+    node.cgroup(f"kubepods/pod{RAW}/main", 71)
+    node.cgroup(f"kubepods/pod{OTHER}/main", 72)
+    node.process(71, opened="/dev/data")
+    node.process(72, opened="/mnt/data")
+    monkeypatch.setattr(sysfs, "number_of", lambda handle: "253:8")
+    assert await node.pods.kill("253:8") == [RAW]
+
+
+async def test_who_only_sees_the_hosts_mounts_is_left_alone(node: Node) -> None:
+    """Drivers, and whoever measures filesystems, have all of the kubelet's folder."""
+    node.cgroup(f"kubepods/pod{OTHER}/driver", 72)
+    node.process(72, mounts=MOUNTS.replace(" /var/lib", " /host/var/lib"))
+    assert await node.pods.kill("253:7") == [ONE, TWO]
+
+
+async def test_our_own_pod_is_never_killed(node: Node) -> None:
+    node.cgroup(f"kubepods/pod{OTHER}/csi", os.getpid(), 73)
+    node.process(73, mounts="92 81 253:7 / /mnt rw - ext4 /dev/dm-7 rw\n")
+    assert await node.pods.kill("253:7") == [ONE, TWO]
+
+
+async def test_a_process_that_is_just_ending_is_passed_over(node: Node) -> None:
+    node.cgroup(f"kubepods/pod{OTHER}/main", 74)
+    assert await node.pods.kill("253:7") == [ONE, TWO]
 
 
 async def test_a_pod_whose_cgroup_is_gone_has_no_process_left(node: Node) -> None:

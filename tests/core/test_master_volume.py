@@ -390,6 +390,15 @@ def test_attachments(volume_: VirtualVolume, health: dict[str, Health], after: d
             id="an-attachment-belongs-to-a-boot",
         ),
         pytest.param(
+            world(
+                mapped(wanted="n3", attachment=Attachment(epoch=1)),
+                StorageNode(metadata=meta("n3"), status=StorageNodeStatus(boot_id="b", shutting_down=True)),
+            ),
+            "AttachNodeSilent",
+            "n3: it is shutting down",
+            id="a-node-that-shuts-down-attaches-nothing",
+        ),
+        pytest.param(
             world(mapped(attachment=Attachment(epoch=1)), quiescence("q", "Quiesced", own=False)),
             "Quiescing",
             "when quiescence q is over",

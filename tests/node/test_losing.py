@@ -10,6 +10,7 @@ import pytest
 from invariants import watch
 from node_cluster import Cluster
 
+from millpond_core.model import StorageNode
 from millpond_core.model.virtualvolume import Leg, OnFailure
 from millpond_core.nodeplan.losing import UNRECORDED_SECONDS
 
@@ -359,3 +360,19 @@ async def test_a_flush_after_the_only_disk_has_gone_is_held_not_called_done(tmp_
         flush = cluster.flush("n1", "v")
         await cluster.pass_time(10)
         assert not flush.done
+
+
+@pytest.mark.parametrize("phase", ["Failed", "Ready"])
+async def test_an_attachment_does_not_wait_for_a_node_that_has_failed(tmp_path: Path, phase: str) -> None:
+    """A node that was shut down in good order: its leg is in sync on record, and somebody's pod has moved here."""
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        await mirrored(cluster, attach="n2")
+        await cluster.detach("v")
+        await cluster.power_off("n2")
+        await cluster.kube.merge(StorageNode, "n2", {"status": {"phase": phase}}, status=True)
+        await cluster.attach("v", "n1", wait=False)
+        began = cluster.world.time
+        await cluster.until(lambda: cluster.report("v", "n1").front == "Active", seconds=90)
+        assert (cluster.world.time - began < 20) is (phase == "Failed")
+        assert cluster.states("v") == {"a": "InSync", "b": "Stale"}
+        assert cluster.read("n1", "v", 300) == 2

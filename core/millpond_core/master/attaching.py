@@ -49,6 +49,9 @@ def _attach(world: World, volume: VirtualVolume, node: str) -> Act | Wait:
     health = world.state_of(node)
     if health.state != "Ready":
         return Wait("AttachNodeSilent", f"cannot be attached to {node}: it is {health.state}; {health.message}")
+    there = world.nodes.get(node)
+    if there is not None and there.status.shutting_down:
+        return Wait("AttachNodeSilent", f"cannot be attached to {node}: it is shutting down")
     if names := v.covering(world, volume.metadata.name):
         return Wait("Quiescing", f"is attached to {node} when quiescence {', '.join(names)} is over")
     return _raise_epoch(world, volume, node, f"attached to {node}")

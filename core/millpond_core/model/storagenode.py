@@ -98,6 +98,9 @@ class StorageNodeStatus(Wire, frozen=True, kw_only=True):
         str | None,
         Meta(description="The state manager stopped on purpose and will be back by then (RFC 3339)."),
     ] = None
+    shutting_down: Annotated[
+        bool, Meta(description="The node is shutting down in this boot: its volumes leave, none is attached to it.")
+    ] = False
     phase: Annotated[str, Meta(description="Ready, StateManagerDown or Failed; judged by the master.")] = ""
     message: Annotated[str, Meta(description="One sentence: what, why, what next, until when.")] = ""
     conditions: Annotated[

@@ -25,14 +25,20 @@ CUT_OFF_SECONDS = 5.0
 """All connections of a node lost at once are its own network's fault for this long (design 4.8)."""
 
 ATTACH_SECONDS = 60.0
-"""For so long an attachment waits for a leg in sync at least: nobody's writes are held yet."""
+"""For so long an attachment waits for a leg in sync at least: nobody's writes are held yet. But not for a node that is
+known to have failed: somebody's pod waits all the same."""
 
 UNRECORDED_SECONDS = 60.0
 """With ``onFailure.unrecorded: Fail``: writes fail when the loss of a leg could not be recorded for so long."""
 
+ENDING_SECONDS = 5.0
+"""On a node that shuts down nothing waits longer for a leg: a kernel with a write in flight does not switch off."""
+
 
 def demote(plan: Attaching) -> bool:
     """The first leg that is due is recorded Stale, then leaves: in this order, and never the last good one."""
+    if _ends_with_its_node(plan):
+        return True
     for leg in sorted(plan.wanted(), key=lambda leg: leg.state != "InSync"):
         why = _due(plan, leg)
         if not why:
@@ -55,6 +61,19 @@ def demote(plan: Attaching) -> bool:
         # Nobody relies on a leg that is being rebuilt: writes need not wait for its record.
         plan.steps += [stale, *leaves] if leg.state == "InSync" else [*leaves, stale]
         return True
+    return False
+
+
+def _ends_with_its_node(plan: Attaching) -> bool:
+    """Nobody will be there to say how it goes on: a hold that would last is ended while somebody is."""
+    if not plan.around.ending or not plan.memory.assembled:
+        return False
+    for leg in plan.insync():
+        since = plan.around.now - plan.around.down_since.get(leg.id, plan.around.now)
+        if leg.id in plan.down and since >= ENDING_SECONDS:
+            said = f"{plan.around.node} is shutting down, and leg {leg.id} was away for {since:.0f} s"
+            plan.steps.append(Remember(changes={"broken": True, "broken_why": said}, why=f"{said}: the volume ends"))
+            return True
     return False
 
 
@@ -104,10 +123,12 @@ def _due(plan: Attaching, leg: Leg) -> str:
         return ""  # nothing waits for it
     since = plan.around.now - plan.around.down_since.get(leg.id, plan.around.now)
     patience = float(plan.volume.spec.on_failure.hold_seconds)
-    if not plan.memory.assembled:
+    if not plan.memory.assembled and leg.node not in plan.around.failed_nodes:
         patience = max(patience, ATTACH_SECONDS)
     if plan.around.cut_off and leg.node != plan.around.node:
         patience = max(patience, CUT_OFF_SECONDS)
+    if plan.around.ending:
+        patience = 0.0
     if since >= patience:
         return f"unreachable for {since:.0f} s"
     plan.wake = min(plan.wake or patience, patience - since)

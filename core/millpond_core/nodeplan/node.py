@@ -74,7 +74,7 @@ def _attach(attaching: Attaching, newer: str) -> bool:
     if memory.broken:
         leave.broken(attaching)
         return not stack.empty
-    if volume.spec.attachment.node == node and not memory.leaving:
+    if volume.spec.attachment.node == node and not memory.leaving and not attaching.around.ending:
         maintain(attaching)
     else:
         leave.detach(attaching)

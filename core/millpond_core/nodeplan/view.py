@@ -124,6 +124,8 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     """Legs whose path was down at the last look → since when (CLOCK_BOOTTIME)."""
     failed_devices: frozenset[str] = frozenset()
     """StorageDevices anywhere whose observation says Failed."""
+    failed_nodes: frozenset[str] = frozenset()
+    """Nodes that the master has judged Failed, of legs that an attachment waits for."""
     cut_off: bool = False
     """All of this node's connections are down at once: perhaps it is our own network."""
     zeroing: frozenset[str] = frozenset()
@@ -138,6 +140,8 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     """A quiescence wants long operations halted."""
     hold: bool = False
     """A quiescence wants reads and writes held, and its deadline has not passed."""
+    ending: bool = False
+    """The node is shutting down: what is attached here is taken down when its last user has gone."""
 
 
 def volume_bytes(volume: VirtualVolume) -> int:

@@ -268,7 +268,7 @@ class Volumes:
             now=self._ports.clock.boottime(),
             down_since=known.down_since,
             failed_devices=await self._failed(known),
-            failed_nodes=await self._failed_nodes(known),
+            gone_nodes=await self._gone_nodes(known),
             cut_off=_cut_off(known.kernel),
             zeroing=frozenset(k.removeprefix("zero ") for k in known.tasks if k.startswith("zero ")),
             connecting=frozenset(k.removeprefix("connect ") for k in known.tasks if k.startswith("connect ")),
@@ -309,19 +309,19 @@ class Volumes:
             return ""
         return device if found.status.observation.state == "Failed" else ""
 
-    async def _failed_nodes(self, known: Volume) -> frozenset[str]:
-        """Nodes of which the master says so, of legs that are missing where nothing is assembled yet."""
+    async def _gone_nodes(self, known: Volume) -> frozenset[str]:
+        """Those that are known to be, of legs that are missing where nothing is assembled yet."""
         legs = () if known.memory.assembled else known.volume.status.mapping.legs
         missing = {leg.node for leg in legs if leg.id in known.planned.down} - {self._config.node}
-        return await _told(self._is_failed(node) for node in sorted(missing))
+        return await _told(self._is_gone(node) for node in sorted(missing))
 
-    async def _is_failed(self, node: str) -> str:
-        """The node's name if the master has judged it Failed; empty: it has not, or nobody answers."""
+    async def _is_gone(self, node: str) -> str:
+        """The node's name if it is shutting down or the master has judged it Failed; empty: no, or nobody answers."""
         try:
             found = await self._ports.kube.get(StorageNode, node)
         except MillpondError:
             return ""
-        return node if found.status.phase == "Failed" else ""
+        return node if found.status.phase == "Failed" or found.status.shutting_down else ""
 
     def _clocks(self, known: Volume, now: float) -> None:
         for leg in known.planned.down:

@@ -362,17 +362,23 @@ async def test_a_flush_after_the_only_disk_has_gone_is_held_not_called_done(tmp_
         assert not flush.done
 
 
-@pytest.mark.parametrize("phase", ["Failed", "Ready"])
-async def test_an_attachment_does_not_wait_for_a_node_that_has_failed(tmp_path: Path, phase: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "waits"),
+    [({"phase": "Failed"}, False), ({"phase": "Ready", "shuttingDown": True}, False), ({"phase": "Ready"}, True)],
+    ids=["failed", "shutting down", "silent"],
+)
+async def test_an_attachment_does_not_wait_for_a_node_that_is_gone(
+    tmp_path: Path, status: dict[str, object], waits: bool
+) -> None:
     """A node that was shut down in good order: its leg is in sync on record, and somebody's pod has moved here."""
     async with Cluster(tmp_path, "n1", "n2") as cluster:
         await mirrored(cluster, attach="n2")
         await cluster.detach("v")
         await cluster.power_off("n2")
-        await cluster.kube.merge(StorageNode, "n2", {"status": {"phase": phase}}, status=True)
+        await cluster.kube.merge(StorageNode, "n2", {"status": status}, status=True)
         await cluster.attach("v", "n1", wait=False)
         began = cluster.world.time
         await cluster.until(lambda: cluster.report("v", "n1").front == "Active", seconds=90)
-        assert (cluster.world.time - began < 20) is (phase == "Failed")
+        assert (cluster.world.time - began > 20) is waits
         assert cluster.states("v") == {"a": "InSync", "b": "Stale"}
         assert cluster.read("n1", "v", 300) == 2

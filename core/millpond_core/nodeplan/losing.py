@@ -26,7 +26,7 @@ CUT_OFF_SECONDS = 5.0
 
 ATTACH_SECONDS = 60.0
 """For so long an attachment waits for a leg in sync at least: nobody's writes are held yet. But not for a node that is
-known to have failed: somebody's pod waits all the same."""
+known to be gone: somebody's pod waits all the same."""
 
 UNRECORDED_SECONDS = 60.0
 """With ``onFailure.unrecorded: Fail``: writes fail when the loss of a leg could not be recorded for so long."""
@@ -123,7 +123,7 @@ def _due(plan: Attaching, leg: Leg) -> str:
         return ""  # nothing waits for it
     since = plan.around.now - plan.around.down_since.get(leg.id, plan.around.now)
     patience = float(plan.volume.spec.on_failure.hold_seconds)
-    if not plan.memory.assembled and leg.node not in plan.around.failed_nodes:
+    if not plan.memory.assembled and leg.node not in plan.around.gone_nodes:
         patience = max(patience, ATTACH_SECONDS)
     if plan.around.cut_off and leg.node != plan.around.node:
         patience = max(patience, CUT_OFF_SECONDS)

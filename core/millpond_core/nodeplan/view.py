@@ -124,8 +124,8 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     """Legs whose path was down at the last look → since when (CLOCK_BOOTTIME)."""
     failed_devices: frozenset[str] = frozenset()
     """StorageDevices anywhere whose observation says Failed."""
-    failed_nodes: frozenset[str] = frozenset()
-    """Nodes that the master has judged Failed, of legs that an attachment waits for."""
+    gone_nodes: frozenset[str] = frozenset()
+    """Nodes that the master has judged Failed, or that are shutting down, of legs that an attachment waits for."""
     cut_off: bool = False
     """All of this node's connections are down at once: perhaps it is our own network."""
     zeroing: frozenset[str] = frozenset()

@@ -120,13 +120,13 @@ async def run(parsed: argparse.Namespace) -> None:
 
 async def _end_with_node(manager: StateManager) -> None:
     """Nobody takes over from here: who still waits for a leg afterwards would keep the node from switching off."""
-    log.info("the node is shutting down: staying until no volume is attached here")
+    log.info("the node is shutting down: staying until no volume is in use here")
     manager.end_with_node()
     for _ in range(ENDING_SECONDS * 5):
-        if not manager.volumes.attached():
+        if not manager.volumes.in_use():
             return
         await asyncio.sleep(0.2)
-    log.warning("still attached: %s", ", ".join(manager.volumes.attached()))
+    log.warning("still in use: %s", ", ".join(manager.volumes.in_use()))
 
 
 def _ports(kube: ApiKube) -> Ports:

@@ -86,9 +86,9 @@ class StateManager:
             await asyncio.shield(self.stop())
 
     def end_with_node(self) -> None:
-        """The node is shutting down: what is attached here is taken down when its last user has gone.
+        """The node is shutting down: legs are taken back, and what is attached here goes when its last user has gone.
 
-        ``volumes.attached()`` is empty when that is done.
+        ``volumes.in_use()`` is empty when that is done.
         """
         self.volumes.ending = True
         self.volumes.ask_all()

@@ -205,14 +205,9 @@ class Volumes:
         for name in self.volumes:
             self.work.ask(name)
 
-    def attached(self) -> list[str]:
-        """Volumes of whose stack something stands here."""
-        return sorted(
-            name
-            for name, known in self.volumes.items()
-            if (report := known.planned.report) is not None
-            and (report.front != "None" or any((p.gate, p.path) != ("None", "None") for p in report.paths))
-        )
+    def in_use(self) -> list[str]:
+        """Volumes of which a stack stands here, or an export that shall not be."""
+        return sorted(name for name, known in self.volumes.items() if known.kernel is not None and _in_use(known))
 
     # --- one volume ---
 
@@ -551,6 +546,17 @@ def _stands(known: Volume) -> bool:
     assert kernel is not None
     uuid = known.volume.spec.uuid
     return bool(kernel.dm or kernel.array or any(uuid in nqn for nqn in (*kernel.exports, *kernel.controllers)))
+
+
+def _in_use(known: Volume) -> bool:
+    kernel, report = known.kernel, known.planned.report
+    assert kernel is not None
+    if report is None:
+        return False
+    wanted = {leg.nqn for leg in report.legs}
+    exported = any(known.volume.spec.uuid in nqn and nqn not in wanted for nqn in kernel.exports)
+    stands = any((path.gate, path.path) != ("None", "None") for path in report.paths)
+    return exported or stands or kernel.array is not None
 
 
 def _fields(known: Volume, step: Step) -> dict[str, object]:

@@ -25,9 +25,9 @@ async def test_a_volume_leaves_cleanly_when_its_last_user_has_gone(tmp_path: Pat
         late = cluster.write("n1", "v", 7, 77)
         await cluster.until(lambda: late.done)
         assert late.state == "acknowledged", "a database may still write what it has to when it is asked to end"
-        assert cluster.managers["n1"].volumes.attached() == ["v"]
+        assert cluster.managers["n1"].volumes.in_use() == ["v"]
         front.openers = 0
-        await cluster.until(lambda: not cluster.managers["n1"].volumes.attached(), seconds=10)
+        await cluster.until(lambda: not cluster.managers["n1"].volumes.in_use(), seconds=10)
         assert not cluster.machine("n1").arrays
         await cluster.until(lambda: cluster.report("v", "n1").clean_epoch == 1)
         assert cluster.data("v", "a") == cluster.data("v", "b")
@@ -65,7 +65,7 @@ async def test_where_nobody_can_record_a_loss_the_volume_ends_before_its_node(tm
             await cluster.until(lambda: write.done, seconds=2 * int(ENDING_SECONDS))
             assert write.state == "lost", "its pod was killed: nobody heard that it was done"
             front.openers = 0
-            await cluster.until(lambda: not cluster.managers["n1"].volumes.attached(), seconds=10)
+            await cluster.until(lambda: not cluster.managers["n1"].volumes.in_use(), seconds=10)
             assert not cluster.machine("n1").arrays
         assert cluster.states("v") == {"a": "InSync", "b": "InSync"}, "nothing was acknowledged that one of them lacks"
 
@@ -88,4 +88,36 @@ async def test_a_volume_whose_last_copy_is_away_ends_too(tmp_path: Path) -> None
         await cluster.until(lambda: write.done, seconds=2 * int(ENDING_SECONDS))
         assert write.state == "lost"
         front.openers = 0
-        await cluster.until(lambda: not cluster.managers["n1"].volumes.attached(), seconds=10)
+        await cluster.until(lambda: not cluster.managers["n1"].volumes.in_use(), seconds=10)
+
+
+async def test_writes_elsewhere_do_not_wait_for_the_silence_of_a_node_that_says_it_goes(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        await mirrored(cluster)
+        watch(cluster, "v")
+        cluster.managers["n2"].end_with_node()
+        write = cluster.write("n1", "v", 7, 77)
+        await cluster.until(lambda: cluster.states("v") == {"a": "InSync", "b": "Stale"}, seconds=5)
+        await cluster.until(lambda: write.done, seconds=3)
+        assert write.state == "acknowledged"
+        await cluster.until(lambda: not cluster.managers["n2"].volumes.in_use(), seconds=5)
+        await cluster.power_off("n2")
+        await cluster.power_on("n2")
+        await cluster.rejoin("v", "b")
+        await cluster.until(lambda: cluster.in_sync("v") == ["a", "b"])
+        await cluster.pass_time(5)
+        assert cluster.data("v", "a") == cluster.data("v", "b")
+
+
+async def test_the_last_leg_in_sync_stays_to_the_end(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        for node in cluster.nodes:
+            await cluster.disk(node, "nvme1")
+        await cluster.volume("v", "n2")
+        await cluster.attach("v", "n1")
+        cluster.managers["n2"].end_with_node()
+        await cluster.pass_time(10)
+        write = cluster.write("n1", "v", 7, 77)
+        await cluster.until(lambda: write.done, seconds=3)
+        assert write.state == "acknowledged"
+        assert not cluster.managers["n2"].volumes.in_use(), "the node is not kept up for it"

@@ -182,6 +182,9 @@ def _exported(
     attachment, uuid = volume.status.attachment, volume.spec.uuid
     if attachment.node in ("", around.node) or leg.state == "Failed":
         return steps, "", ""
+    if around.ending and any(other.state == "InSync" for other in volume.status.mapping.legs if other.id != leg.id):
+        # Who writes to it hears of it now, and need not find out by a silence. The last good one stays to the end.
+        return steps, "", f"{around.node} is shutting down"
     nqn = names.subsystem_nqn(uuid, leg.id, attachment.epoch, incarnation)
     if not around.attach_host_nqn:
         # Not knowing is no instruction: what is exported stays so.

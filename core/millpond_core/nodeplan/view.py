@@ -141,7 +141,9 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     hold: bool = False
     """A quiescence wants reads and writes held, and its deadline has not passed."""
     ending: bool = False
-    """The node is shutting down: what is attached here is taken down when its last user has gone."""
+    """The node is shutting down: what is attached here is taken down when its last user has gone, and its legs
+    are taken back where another is in sync.
+    """
 
 
 def volume_bytes(volume: VirtualVolume) -> int:

@@ -29,17 +29,23 @@ TELL_SECONDS = 60.0
 UNIT_FOLDERS = ("repo", "core", "adapters", "node", "operator", "csi", "cli", "chart", "lab", "demo", "faults")
 E2E = ("e2e/tests/test_install.py", "e2e/tests/test_bad_input.py", "e2e/tests/test_main_job.py")
 CONFORMANCE = ("tests/conformance/test_interface.py", "tests/conformance/test_sanity_doubles.py")
+PLANE = ("etcd", "kube-apiserver", "kubectl")
+SANITY = ("csi-sanity",)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One command of a tier, the JUnit file that it writes (None: judged by its exit status), its deadline."""
+    """One command of a tier, the JUnit file that it writes (None: judged by its exit status), its deadline.
+
+    ``needs``: programs of the lab that its tests use, built before any test's own deadline runs.
+    """
 
     name: str
     argv: list[str]
     minutes: float
     junit: Path | None = None
     env: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
 
 @dataclass
@@ -52,10 +58,12 @@ class Result:
     note: str = ""
 
 
-def pytest(name: str, *arguments: str, minutes: float, env: dict[str, str] | None = None) -> Run:
+def pytest(
+    name: str, *arguments: str, minutes: float, env: dict[str, str] | None = None, needs: tuple[str, ...] = ()
+) -> Run:
     junit = BUILD / f"junit-{name}.xml"
     argv = [sys.executable, "-m", "pytest", "-q", f"--junitxml={junit}", "-o", f"junit_suite_name={name}", *arguments]
-    return Run(name, argv, minutes, junit, env or {})
+    return Run(name, argv, minutes, junit, env or {}, needs)
 
 
 def kernel(release: str) -> Run:
@@ -65,6 +73,12 @@ def kernel(release: str) -> Run:
     inner = ["python3", "-m", "pytest", "-q", "tests/kernel", "--junitxml=/out/junit.xml", "-p", "no:cacheprovider"]
     argv = [sys.executable, "-m", "lab", "guest-run", "--kernel", release, "--out", str(out), "--", *inner]
     return Run(name, argv, 25, out / "junit.xml")
+
+
+def programs(*runs: Run) -> list[Run]:
+    """What builds whatever the runs need. From the cache it takes no time."""
+    needs = list(dict.fromkeys(name for run in runs for name in run.needs))
+    return [Run("programs", [sys.executable, "-m", "lab", "build", *needs], 45)] if needs else []
 
 
 def other(release: str) -> str:
@@ -83,21 +97,23 @@ def tiers(release: str) -> dict[str, list[Run]]:
             Run("imports", [str(Path(python).with_name("lint-imports"))], 2),
             Run("generated", [python, "tools/generate.py", "--check"], 2),
         ],
-        "unit": [pytest("unit", *unit, minutes=10)],
+        "unit": [pytest("unit", *unit, minutes=10, needs=("helm",))],
         # -s: its states and the histories of its mutations are worth reading.
         "model": [pytest("model", "tests/model", "-s", minutes=15)],
-        "api": [pytest("api", "tests/api", minutes=25)],
+        "api": [pytest("api", "tests/api", minutes=25, needs=(*PLANE, "helm"))],
         "kernel": [kernel(each) for each in KERNELS],
         # On the kernel that the cluster does not have. Most of its time it waits, beside whatever else runs.
-        "faults": [pytest("faults", "tests/field", "-sx", minutes=35, env={"MILLPOND_KERNEL": other(release)})],
+        "faults": [
+            pytest("faults", "tests/field", "-sx", minutes=35, env={"MILLPOND_KERNEL": other(release)}, needs=PLANE)
+        ],
         "e2e": [pytest("e2e", "e2e/tests", minutes=60, env=cluster)],
-        "conformance": [pytest("conformance", "tests/conformance", minutes=60, env=cluster)],
+        "conformance": [pytest("conformance", "tests/conformance", minutes=60, env=cluster, needs=SANITY)],
         # What `make test` runs of these two. Volumes of every kind, a returning disk, the kill rounds and csi-sanity on
         # the cluster are `make e2e` and `make test-conformance`: they join once they have passed, whole, on a quiet
         # machine.
         "cluster": [
             pytest("e2e", *E2E, minutes=45, env=cluster),
-            pytest("conformance", *CONFORMANCE, minutes=20),
+            pytest("conformance", *CONFORMANCE, minutes=20, needs=SANITY),
         ],
     }
 
@@ -230,10 +246,12 @@ def main() -> int:
     BUILD.mkdir(exist_ok=True)
     table = tiers(options.kernel)
     if options.tier != "all":
-        return summarize(execute(table[options.tier]))
+        runs = table[options.tier]
+        return summarize(execute([*programs(*runs), *runs]))
     # The one that waits most first, beside the rest.
     small = [run for name in ("lint", "faults", "unit", "model", "api", "kernel") for run in table[name]]
-    return summarize([*execute(small, SIDE_BY_SIDE), *execute(table["cluster"])])
+    results = execute(programs(*small, *table["cluster"]))
+    return summarize([*results, *execute(small, SIDE_BY_SIDE), *execute(table["cluster"])])
 
 
 if __name__ == "__main__":

@@ -73,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     kubectl.add_argument("argv", nargs=argparse.REMAINDER)
     kubectl.set_defaults(run=_kubectl)
 
+    build = commands.add_parser("build", help="build programs of the cluster, or take them from the cache")
+    build.add_argument("program", nargs="+", choices=components.PROGRAMS)
+    build.set_defaults(run=_build)
+
     images_parser = commands.add_parser("images", help="build Millpond's container image, print the archive's path")
     images_parser.set_defaults(run=_images)
 
@@ -133,6 +137,11 @@ def _up(arguments: argparse.Namespace) -> int:
 
 def _down(arguments: argparse.Namespace) -> int:
     cluster.down(arguments.name)
+    return 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    components.ensure_all(arguments.program)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,3 +96,18 @@ tiers.execute([tiers.Run(name, [sys.executable, "-c", sleep], 5) for name in ("a
     for pid in note.read_text().split():
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
+
+
+@pytest.mark.parametrize("tier", ["unit", "api", "faults", "conformance"])
+def test_what_a_tiers_tests_use_is_built_before_their_deadlines_run(tiers: ModuleType, tier: str) -> None:
+    """From an empty cache a program takes minutes to build, a test has two."""
+    (run,) = tiers.tiers("6.1")[tier]
+    used = set()
+    for folder in (SCRIPT.parents[1] / word for word in run.argv if word.startswith("tests/")):
+        for file in folder.rglob("*.py"):
+            used |= set(re.findall(r'components\.ensure\("([a-z-]+)"\)', file.read_text()))
+    assert used <= set(run.needs)
+    assert {"unit": "helm", "api": "kube-apiserver", "faults": "etcd", "conformance": "csi-sanity"}[tier] in run.needs
+    (build,) = tiers.programs(run, run)
+    assert build.argv[-len(run.needs) :] == list(run.needs)
+    assert tiers.programs(*tiers.tiers("6.1")["lint"]) == []

@@ -37,7 +37,7 @@ class _Seen(NamedTuple):
 
 
 class Heartbeats:
-    """Judges the nodes again and again."""
+    """Judges the nodes again and again, also while another replica leads: its verdict is not acted on then."""
 
     def __init__(self, kube: Kube, clock: Clock, master: Master, namespace: str) -> None:
         self._kube = kube

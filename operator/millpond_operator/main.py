@@ -68,7 +68,6 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
             await heartbeats.look()
             async with asyncio.TaskGroup() as group:
                 group.create_task(master.run())
-                group.create_task(heartbeats.run())
                 if moves_pods:
                     group.create_task(failover.run())
 
@@ -82,20 +81,23 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
             return
         events.start()
         campaign = asyncio.create_task(leader.run(lead), name="leader")
+        # Whoever begins to lead when the leader's node dies has seen for how long that node is silent.
+        watch = asyncio.create_task(heartbeats.run(), name="heartbeats")
         asked = asyncio.create_task(stop.wait(), name="stop")
         dead = asyncio.create_task(asyncio.to_thread(events.wait), name="kopf")
         try:
+            parts = [campaign, watch, asked, dead]
             if port:
                 async with Health(port, alive=wrong, metrics=metrics):
-                    await asyncio.wait([campaign, asked, dead], return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             else:
-                await asyncio.wait([campaign, asked, dead], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             if not asked.done():
-                raise RuntimeError("a part of the operator ended by itself") from _error(campaign)
+                raise RuntimeError("a part of the operator ended by itself") from (_error(campaign) or _error(watch))
         finally:
-            for task in (campaign, asked):
+            for task in (campaign, watch, asked):
                 task.cancel()
-            await asyncio.wait([campaign, asked], timeout=8.0)
+            await asyncio.wait([campaign, watch, asked], timeout=8.0)
             await events.stop()
 
 

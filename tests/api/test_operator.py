@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,10 +19,12 @@ from scripted import Nodes
 
 from lab import components
 from lab.controlplane import ControlPlane
+from lab.ports import free_ports
 from millpond_adapters.kube import ApiKube, load
 from millpond_core import names
 from millpond_core.errors import NotFound
-from millpond_core.model import Quiescence, StorageDevice, VirtualVolume
+from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_operator.heartbeats import EVERY_SECONDS
 
 ROOT = Path(__file__).parents[2]
 SOURCES = os.pathsep.join(str(ROOT / part) for part in ("core", "adapters", "operator"))
@@ -306,3 +309,42 @@ async def test_a_pod_is_moved_off_a_failed_node_with_the_charts_rights(
         await heartbeats.__aexit__(None, None, None)
         print(log.read_text()[-8000:])
     assert "403" not in log.read_text()
+
+
+async def test_a_new_leader_has_seen_who_was_silent_before(plane: ControlPlane, kube: ApiKube, tmp_path: Path) -> None:
+    """The leader dies with its node, as leaders do: the node's silence is not reckoned from the next one's start."""
+    await kube.create(StorageNode(metadata=ObjectMeta(name="n1")))
+    logs, (port,) = (tmp_path / "first.log", tmp_path / "second.log"), free_ports(1)
+    processes = [start(plane, logs[0])]
+
+    async def beating(done: Callable[[], bool], *, most: float = 60) -> None:
+        """Renew the node's Lease until then."""
+        end = time.monotonic() + most
+        while not done():
+            assert time.monotonic() < end, [log.read_text()[-2000:] for log in logs if log.exists()]
+            await kube.renew_lease(names.node_manager("n1"), "n1", 20)
+            await asyncio.sleep(0.5)
+
+    def listens() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        await beating(lambda: "leads" in logs[0].read_text())
+        processes.append(start(plane, logs[1], HEALTH_PORT=str(port)))
+        await beating(listens)
+        looks = time.monotonic() + 3 * EVERY_SECONDS
+        await beating(lambda: time.monotonic() > looks)
+        processes[0].kill()
+        end = time.monotonic() + 60
+        while "leads" not in logs[1].read_text():
+            assert time.monotonic() < end, logs[1].read_text()[-2000:]
+            await asyncio.sleep(0.1)
+        led = time.monotonic()
+        while (await kube.get(StorageNode, "n1")).status.phase != "StateManagerDown":
+            assert time.monotonic() < led + 15, "it reckons from its own start, 20 s and more"
+            await asyncio.sleep(0.1)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(5)

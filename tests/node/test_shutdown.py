@@ -9,14 +9,21 @@ from node_cluster import Cluster
 from test_losing import mirrored
 
 from millpond_core.nodeplan.losing import ENDING_SECONDS
+from millpond_core.testing.world.machine import DmMapped
+
+
+def mounted(cluster: Cluster) -> DmMapped:
+    """Volume v on n1; its front, which is open until somebody sets ``openers`` to 0."""
+    front = cluster.world.front("n1", cluster.vvol("v").spec.uuid)
+    assert front is not None
+    front.openers = 1
+    return front
 
 
 async def test_a_volume_leaves_cleanly_when_its_last_user_has_gone(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "n1", "n2") as cluster:
         await mirrored(cluster)
-        front = cluster.world.front("n1", cluster.vvol("v").spec.uuid)
-        assert front is not None
-        front.openers = 1
+        front = mounted(cluster)
         watch(cluster, "v")
         cluster.managers["n1"].end_with_node()
         await cluster.until(lambda: cluster.snode("n1").status.shutting_down)
@@ -36,9 +43,7 @@ async def test_a_volume_leaves_cleanly_when_its_last_user_has_gone(tmp_path: Pat
 async def test_a_leg_that_goes_meanwhile_is_recorded_at_once(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "n1", "n2") as cluster:
         await mirrored(cluster)
-        front = cluster.world.front("n1", cluster.vvol("v").spec.uuid)
-        assert front is not None
-        front.openers = 1
+        mounted(cluster)
         watch(cluster, "v")
         cluster.managers["n1"].end_with_node()
         cluster.world.cut("n2")
@@ -52,9 +57,7 @@ async def test_where_nobody_can_record_a_loss_the_volume_ends_before_its_node(tm
     """Services of the network end before pods do on many a node: what is held then would keep the kernel for ever."""
     async with Cluster(tmp_path, "n1", "n2") as cluster:
         await mirrored(cluster)
-        front = cluster.world.front("n1", cluster.vvol("v").spec.uuid)
-        assert front is not None
-        front.openers = 1
+        front = mounted(cluster)
         watch(cluster, "v")
         with cluster.kube.outage():
             cluster.world.cut("n2")
@@ -77,9 +80,7 @@ async def test_a_volume_whose_last_copy_is_away_ends_too(tmp_path: Path) -> None
             await cluster.disk(node, "nvme1")
         await cluster.volume("v", "n2")
         await cluster.attach("v", "n1")
-        front = cluster.world.front("n1", cluster.vvol("v").spec.uuid)
-        assert front is not None
-        front.openers = 1
+        front = mounted(cluster)
         cluster.world.cut("n2")
         write = cluster.write("n1", "v", 7, 77)
         await cluster.pass_time(30)

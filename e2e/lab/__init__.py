@@ -9,7 +9,6 @@ Layers, each importing only from those above it::
     errors  progress  paths            words for people, places
     command  processes  cache          children with deadlines, recorded daemons, build-once folders
     packages  debian  kernels  golang  what is installed, bootstrapped and compiled
-    emulator  accel                    which QEMU, and how it is to run
     qmp  agent  qemu                   one virtual machine and how to talk to it
     guest                              one machine for the kernel tier
     pki  controlplane                  etcd, API server and friends as processes of the host

@@ -6,17 +6,17 @@ import os
 from functools import cache as remember
 from pathlib import Path
 
-from lab import cache, debian, emulator, kernels, paths
+from lab import cache, debian, kernels, packages, paths
 from lab.command import run
 from lab.errors import LabError
 from lab.progress import say, step
 
 KVM = ("-accel", "kvm", "-cpu", "host")
-SLOW_IN_SOFTWARE = ("erms", "fsrm", "smap", "smep", "avx", "avx2")
+SLOW_IN_SOFTWARE = ("erms", "smap", "smep", "avx", "avx2")
 """What makes a processor fast or safe, and TCG pays for: with erms the kernel copies and clears memory by rep movsb, a
-turn of the emulator for each byte (and with fsrm alone Linux 6.1 hangs as it boots), smap ends a block of code at each
-access to a program's memory, and avx lets the C library move registers that are two of the host's. Without them a boot
-and a few Python programs take a sixth less of the host's processor.
+turn of the emulator for each byte, smap ends a block of code at each access to a program's memory, and avx lets the C
+library move registers that are two of the host's. Without them a boot and a few Python programs take a sixth less of
+the host's processor.
 """
 TCG = ("-accel", "tcg,thread=multi", "-cpu", ",-".join(("max", *SLOW_IN_SOFTWARE)))
 VARIABLE = "MILLPOND_ACCEL"
@@ -47,11 +47,11 @@ def _answer() -> str:
 
 
 def _boots() -> bool:
+    packages.ensure("qemu-system-x86_64")
     boot = debian.root() / kernels.DEFAULT
     console = paths.scratch() / "kvm-console.log"
     with step("Trying whether KVM works, with a short boot", usually=3):
-        argv: list[str | Path] = [*emulator.program("qemu-system-x86_64")]
-        argv += ["-nodefaults", "-no-reboot", "-display", "none"]
+        argv: list[str | Path] = ["qemu-system-x86_64", "-nodefaults", "-no-reboot", "-display", "none"]
         argv += ["-machine", "q35", *KVM, "-smp", "2", "-m", "256", "-serial", f"file:{console}"]
         argv += ["-kernel", boot / "vmlinuz", "-initrd", boot / "initrd", "-append", "console=ttyS0 quiet lab.probe"]
         try:

@@ -110,18 +110,9 @@ def _host_sources(apt: Path) -> Iterator[Source]:
 
 
 def bootstrap(
-    target: Path,
-    names: Sequence[str],
-    lines: Sequence[Source],
-    *,
-    variant: str,
-    hooks: Sequence[str] = (),
-    release: str = SUITE,
+    target: Path, names: Sequence[str], lines: Sequence[Source], *, variant: str, hooks: Sequence[str] = ()
 ) -> None:
-    """Run mmdebstrap: a folder or tar ``target`` with ``names`` installed, without manuals and translations.
-
-    ``release``: the suite that is preferred where several have a package.
-    """
+    """Run mmdebstrap: a folder or tar ``target`` with ``names`` installed, without manuals and translations."""
     packages.ensure("mmdebstrap", "unshare")
     if not KEYRING.exists():
         packages.install(["debian-archive-keyring"], why="to check what comes from the Debian mirror")
@@ -133,7 +124,6 @@ def bootstrap(
     log = paths.logs() / "mmdebstrap.log"
     argv: list[str | Path] = ["mmdebstrap", "--mode=root", f"--variant={variant}", "--components=main"]
     argv += [f"--include={','.join(names)}", f"--aptopt={_proxies()}", f"--keyring={KEYRING}"]
-    argv += [f'--aptopt=APT::Default-Release "{release}"'] if release != SUITE else []
     argv += [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("man", "locale", "doc", "info")]
     argv += [f"--customize-hook={hook}" for hook in hooks]
     next_step = "is the Debian mirror reachable (apt-get update)?"

@@ -13,6 +13,8 @@ from lab.progress import say, step
 
 # command -> Debian package
 PACKAGES = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
     "mmdebstrap": "mmdebstrap",
     "mke2fs": "e2fsprogs",
     "unshare": "util-linux",

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab import accel, emulator, processes, qmp
+from lab import accel, packages, processes, qmp
 from lab.agent import GUEST_PORT, Agent
 from lab.command import run
 from lab.errors import LabError
@@ -69,6 +69,11 @@ class Machine:
         return self.folder / "console.log"
 
     @property
+    def log(self) -> Path:
+        """What QEMU itself says; mostly nothing."""
+        return self.folder / "qemu.log"
+
+    @property
     def process(self) -> processes.Recorded | None:
         record = self.folder / ("qemu" + processes.SUFFIX)
         return processes.read(record) if record.exists() else None
@@ -86,13 +91,11 @@ class Machine:
 
     def create(self, spec: Spec) -> None:
         """Make the overlay and the disks (sparse, empty)."""
+        packages.ensure("qemu-system-x86_64", "qemu-img")
         self.folder.mkdir(parents=True, exist_ok=True)
         for image, overlay in ((spec.root, "root.qcow2"), *self._overlays(spec)):
             backing: list[str | Path] = ["-b", image, "-F", "raw"]
-            run(
-                [*emulator.program("qemu-img"), "create", "-q", "-f", "qcow2", *backing, self.folder / overlay],
-                seconds=60,
-            )
+            run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, self.folder / overlay], seconds=60)
         for disk in spec.disks:
             with (self.folder / f"{disk.name}.img").open("wb") as handle:
                 handle.truncate(disk.mib << 20)
@@ -170,15 +173,7 @@ class Machine:
         # One counter serves all of TCG's cores. Unless told so the kernel distrusts it, and each look at the clock, of
         # which Go and Python take many, becomes an exit to an emulated HPET behind QEMU's one big lock.
         words += " tsc=reliable"
-        argv = [
-            *emulator.program("qemu-system-x86_64"),
-            "-name",
-            spec.name,
-            "-nodefaults",
-            "-no-reboot",
-            "-display",
-            "none",
-        ]
+        argv = ["qemu-system-x86_64", "-name", spec.name, "-nodefaults", "-no-reboot", "-display", "none"]
         argv += ["-machine", "q35", *accel.flags(), "-smp", str(spec.cpus), "-m", str(spec.mib)]
         argv += ["-kernel", str(spec.boot / "vmlinuz"), "-initrd", str(spec.boot / "initrd")]
         argv += ["-append", f"{words} lab.init={spec.init}"]

@@ -97,8 +97,8 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch:
     monkeypatch.setattr("shutil.which", lambda name, **_: "/usr/bin/apt-get" if name == "apt-get" else None)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(LabError) as refused:
-        packages.ensure("mmdebstrap", "unshare")
-    assert "sudo apt-get install --no-install-recommends mmdebstrap util-linux" in str(refused.value)
+        packages.ensure("qemu-system-x86_64", "qemu-img")
+    assert "sudo apt-get install --no-install-recommends qemu-system-x86 qemu-utils" in str(refused.value)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.42, "0.4 s"), (35, "35 s"), (200, "3 min 20 s")])

@@ -154,8 +154,8 @@ class NvmeTcpTarget:
         wanted = {
             "addr_trtype": "tcp",
             "addr_adrfam": "ipv6" if ":" in address else "ipv4",
-            "addr_traddr": address,
             "addr_trsvcid": str(port),
+            "addr_traddr": address,  # last: a port without it is half made
         }
         taken = sysfs.entries(ports)
         for entry in taken:

@@ -76,7 +76,7 @@ async def test_foreign_devices_are_not_seen(volume: Volume) -> None:
     try:
         assert "someone-else" not in await dm.list()
     finally:
-        await run("dmsetup", "remove", "someone-else")
+        await run("dmsetup", "remove", "--retry", "someone-else")  # udev looks at what is not ours
 
 
 async def test_a_node_of_a_former_device_is_not_taken_for_ours(volume: Volume) -> None:

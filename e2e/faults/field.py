@@ -264,12 +264,15 @@ class Field:
     # --- after a failure ---
 
     def collect(self, folder: Path) -> None:
-        """Objects, logs and each node's kernel, in files."""
+        """Objects, logs, each node's kernel and what its machine said, in files."""
         diagnostics.save_objects(self.cluster, folder)
         diagnostics.save(folder / "events.txt", partial(self.cluster.kubectl, "get", "events", "-A"))
         for log in self.plane.folder.glob("operator*.log"):
             diagnostics.save(folder / log.name, log.read_text)
-        for node in self.nodes:
+        for node, guest in self.nodes.items():
+            # First of all: a guest that has ended says nothing else.
+            diagnostics.save(folder / f"{node}-qemu.log", guest.machine.log.read_text)
+            diagnostics.save(folder / f"{node}-console.log", partial(guest.machine.console.read_text, errors="replace"))
             for program in PROGRAMS:
                 text = partial(self.run, node, "cat", f"/out/{program}.log")
                 diagnostics.save(folder / f"{node}-{program}.log", text)

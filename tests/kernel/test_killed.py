@@ -6,11 +6,9 @@ import itertools
 
 import pytest
 from rig import Killed, Life, Volume, md
-from test_nvme import ADDRESS, HOST, PORT
+from test_nvme import HOST, Wire
 
 from millpond_adapters import sysfs
-from millpond_adapters.nvmet import NvmeTcpTarget
-from millpond_core import names
 
 
 async def test_an_assembly_is_made_again_wherever_it_ended(volume: Volume, life: Life) -> None:
@@ -67,25 +65,18 @@ async def test_a_leg_is_taken_back_wherever_that_ended(volume: Volume, life: Lif
     assert not await volume.differing("a", "b")
 
 
-class Leg:
-    """A leg that is exported and taken back."""
+class Leg(Wire):
+    """Leg a, exported and taken back."""
 
-    def __init__(self, volume: Volume) -> None:
-        self.target = NvmeTcpTarget()
-        self.nqn = names.subsystem_nqn(volume.uuid, "a", 1, "0123456789ab")
-        self._device = f"/dev/mapper/{volume.leg_name('a')}"
-        self._namespace = names.namespace_uuid(volume.uuid, "a", 1, "0123456789ab")
+    async def make(self) -> None:
+        await self.export("a")
 
-    async def export(self) -> None:
-        more = {"namespace_uuid": self._namespace, "serial": "0123456789abcdef"}
-        await self.target.export(self.nqn, self._device, **more, host_nqn=HOST, address=ADDRESS, port=PORT)
-
-    async def unexport(self) -> None:
-        await self.target.unexport(self.nqn)
+    async def take_back(self) -> None:
+        await self.target.unexport(self.nqn("a"))
 
     async def complete(self) -> bool:
         """Whether hosts reach all of it; a host that reaches less is refused for good."""
-        seen = (await self.target.list()).get(self.nqn)
+        seen = (await self.target.list()).get(self.nqn("a"))
         whole = seen is not None and seen.enabled and seen.allowed_hosts == (HOST,)
         assert whole or seen is None or not seen.linked
         return whole and seen is not None and seen.linked
@@ -97,19 +88,19 @@ async def test_an_export_is_made_wherever_that_ended(volume: Volume, life: Life)
     for steps in itertools.count():
         life.left = steps
         try:
-            await leg.export()
+            await leg.make()
         except Killed:
             life.left = None
             assert not await leg.complete()
-            await leg.export()
+            await leg.make()
             assert await leg.complete()
-            await leg.unexport()
+            await leg.take_back()
             continue
         break
     life.left = None
     assert steps > 12, "so many steps it has"
     assert await leg.complete()
-    await leg.unexport()
+    await leg.take_back()
     assert not await leg.target.list()
     assert not sysfs.entries("/sys/kernel/config/nvmet/ports")
 
@@ -118,14 +109,14 @@ async def test_an_export_is_taken_back_wherever_that_ended(volume: Volume, life:
     await volume.bare_legs("a")
     leg = Leg(volume)
     for steps in itertools.count():
-        await leg.export()
+        await leg.make()
         life.left = steps
         try:
-            await leg.unexport()
+            await leg.take_back()
         except Killed:
             life.left = None
             await leg.complete()
-            await leg.unexport()
+            await leg.take_back()
             assert not await leg.target.list()
             continue
         break

@@ -20,6 +20,14 @@ def mounted(cluster: Cluster) -> DmMapped:
     return front
 
 
+async def far_away(cluster: Cluster) -> None:
+    """Volume v on n1, its only leg on n2."""
+    for node in cluster.nodes:
+        await cluster.disk(node, "nvme1")
+    await cluster.volume("v", "n2")
+    await cluster.attach("v", "n1")
+
+
 async def test_a_volume_leaves_cleanly_when_its_last_user_has_gone(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "n1", "n2") as cluster:
         await mirrored(cluster)
@@ -76,10 +84,7 @@ async def test_where_nobody_can_record_a_loss_the_volume_ends_before_its_node(tm
 async def test_a_volume_whose_last_copy_is_away_ends_too(tmp_path: Path) -> None:
     """Its only leg is elsewhere: there is nothing to record, and nothing to wait for."""
     async with Cluster(tmp_path, "n1", "n2") as cluster:
-        for node in cluster.nodes:
-            await cluster.disk(node, "nvme1")
-        await cluster.volume("v", "n2")
-        await cluster.attach("v", "n1")
+        await far_away(cluster)
         front = mounted(cluster)
         cluster.world.cut("n2")
         write = cluster.write("n1", "v", 7, 77)
@@ -112,10 +117,7 @@ async def test_writes_elsewhere_do_not_wait_for_the_silence_of_a_node_that_says_
 
 async def test_the_last_leg_in_sync_stays_to_the_end(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "n1", "n2") as cluster:
-        for node in cluster.nodes:
-            await cluster.disk(node, "nvme1")
-        await cluster.volume("v", "n2")
-        await cluster.attach("v", "n1")
+        await far_away(cluster)
         cluster.managers["n2"].end_with_node()
         await cluster.pass_time(10)
         write = cluster.write("n1", "v", 7, 77)

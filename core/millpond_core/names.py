@@ -94,6 +94,11 @@ def dm_uuid(name: str) -> str:
     return f"MILLPOND-{name.removeprefix(DM_PREFIX)}"
 
 
+def dm_path(name: str) -> str:
+    """Device node of a dm device."""
+    return f"/dev/mapper/{name}"
+
+
 def array(volume: str) -> str:
     """md name of a volume; the kernel's node is ``/dev/md_<name>``.
 

@@ -132,6 +132,11 @@ class Field:
         path = f"{GROUP}/{plural}/{name}"
         wait_for(lambda: bool(self.api.merge(path, body)), f"{plural}/{name} takes {body}", seconds=90)
 
+    def delete(self, plural: str, name: str) -> None:
+        """Ask for its deletion, until the API server takes it."""
+        path = f"{GROUP}/{plural}/{name}"
+        wait_for(lambda: self.api.request("DELETE", path, missing={}) is not None, f"{path} is deleted", seconds=90)
+
     # --- nodes: ``demo.faults.Faults`` but for what needs a kubelet ---
 
     def run(self, node: str, *argv: str, seconds: float = 60, check: bool = True) -> str:

@@ -15,6 +15,10 @@ from typing import Literal
 from faults.field import DISKS, Field
 from faults.volume import Volume
 from millpond_core import names
+from millpond_core.units import MIB
+
+SMALLEST_MIB = 4
+"""Of a volume, and what a leg has beside: sizes are rounded up to it."""
 
 Role = Literal["attach", "leg", "other", "plane"]
 """The node where the volume is attached; a node with a remote leg; the third node; the control plane."""
@@ -126,12 +130,18 @@ def _throttle(iops: int) -> Act:
     return act
 
 
-def _break_leg(strike: Strike) -> None:
-    """Every read and write of the legs there is answered with an error."""
-    for name in _legs(strike):
-        keep = f"dmsetup table {name} >/run/{name}.table"
-        swap = f'dmsetup load {name} --table "0 $(blockdev --getsz /dev/mapper/{name}) error"'
-        strike.field.run(strike.node, "sh", "-ec", f"{keep}; {swap}; {_INTO_FORCE.format(name=name)}")
+def _break_leg(line: str) -> Act:
+    """Tables of the legs there are replaced, each ``line`` as awk makes another of it; its fields begin with start,
+    sectors, target, device, offset.
+    """
+
+    def act(strike: Strike) -> None:
+        for name in _legs(strike):
+            keep = f"dmsetup table {name} >/run/{name}.table"
+            swap = f"awk '{line}' /run/{name}.table | dmsetup load {name}"
+            strike.field.run(strike.node, "sh", "-ec", f"{keep}; {swap}; {_INTO_FORCE.format(name=name)}")
+
+    return act
 
 
 def _mend_leg(strike: Strike) -> None:
@@ -143,6 +153,40 @@ def _mend_leg(strike: Strike) -> None:
 
 
 _INTO_FORCE = "dmsetup suspend --noflush --nolockfs {name}; dmsetup resume {name}"
+
+
+def _room(field: Field) -> dict[str, int]:
+    """MiB that are free on each device in service that a leg fits on."""
+    online = [each for each in field.items("storagedevices") if each["status"].get("phase") == "Online"]
+    free = {each["metadata"]["name"]: each["status"].get("freeBytes", 0) // MIB for each in online}
+    return {name: mib for name, mib in free.items() if mib > SMALLEST_MIB}
+
+
+def _fill_one(strike: Strike, room: dict[str, int]) -> None:
+    """The device with the most room: a leg goes there, and fills it together with its bitmap."""
+    strike.volume.make_another(f"fills-{len(room)}", mib=max(room.values()) - SMALLEST_MIB, copies=1)
+
+    def missing() -> str:
+        left = _room(strike.field)
+        return "" if len(left) < len(room) else f"MiB free: {left}"
+
+    strike.volume.wait(missing, "one device more is full", seconds=60)
+
+
+def _pull_with_a_full_pool(strike: Strike) -> None:
+    """The lost leg is wanted elsewhere at once, and nowhere is room for it."""
+    while room := _room(strike.field):
+        _fill_one(strike, room)
+    patch = {"spec": {"onFailure": {"gracePeriodSeconds": 0}}}
+    strike.field.merge("virtualvolumes", strike.volume.name, patch)
+    strike.field.unplug(strike.node, strike.disk)
+
+
+def _room_again(strike: Strike) -> None:
+    strike.field.plug(strike.node, strike.disk)
+    strike.volume.delete_others()
+    patch = {"spec": {"onFailure": {"gracePeriodSeconds": 60}}}
+    strike.field.merge("virtualvolumes", strike.volume.name, patch)
 
 
 def _legs(strike: Strike) -> list[str]:
@@ -168,12 +212,27 @@ KINDS = (
         _throttle(4),
         _throttle(0),
     ),
-    Kind("leg answers errors", ("attach", "leg"), (5.0,), _break_leg, _mend_leg),
+    Kind("disk pulled, the pool full", ("attach", "leg"), (20.0,), _pull_with_a_full_pool, _room_again),
+    Kind("leg answers errors", ("attach", "leg"), (5.0,), _break_leg('{print $1, $2, "error"}'), _mend_leg),
+    Kind(
+        "half of a leg answers errors",
+        ("attach", "leg"),
+        (5.0,),
+        _break_leg('{h = int($2 / 16) * 8; print $1, h, $3, $4, $5; print $1 + h, $2 - h, "error"}'),
+        _mend_leg,
+    ),
+    Kind(
+        "leg refuses writes",
+        ("attach", "leg"),
+        (5.0,),
+        _break_leg('{print $1, $2, "flakey", $4, $5, 0, 3600, 1, "error_writes"}'),
+        _mend_leg,
+    ),
     # links
     Kind(
         "storage link cut",
         ("attach", "leg", "other"),
-        (1.0, 5.0, 20.0, 60.0),
+        (1.0, 5.0, 20.0, 60.0, 360.0),
         lambda s: s.field.link(s.node, lan=False),
         lambda s: s.field.link(s.node, lan=True),
     ),
@@ -202,6 +261,16 @@ KINDS = (
         ("leg",),
         (1.0, 10.0),
         _nvmet("for n in $s/namespaces/*; do echo 0 >$n/enable; done"),
+        _nothing,
+    ),
+    Kind(
+        "namespace with another identity",
+        ("leg",),
+        (1.0, 10.0),
+        _nvmet(
+            "for n in $s/namespaces/*; do echo 0 >$n/enable; "
+            "cat /proc/sys/kernel/random/uuid >$n/device_uuid; echo 1 >$n/enable; done"
+        ),
         _nothing,
     ),
     Kind("host refused", ("leg",), (10.0,), _nvmet("rm -f $s/allowed_hosts/*"), _nothing),

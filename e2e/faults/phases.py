@@ -14,6 +14,7 @@ from faults.field import NAMES, Object
 from faults.volume import Volume
 
 SOON_SECONDS = 120.0
+ANOTHER = "another"
 RATE_KIB = 1024
 """Of a rebuild that a fault is to meet half-way: the volume takes a quarter of a minute."""
 
@@ -125,6 +126,21 @@ def _moving(volume: Volume, _: str) -> None:
     time.sleep(0.5)
 
 
+def _making_another(volume: Volume, _: str) -> None:
+    volume.make_another(ANOTHER, mib=32)
+
+
+def _deleting_another(volume: Volume, struck: str) -> None:
+    _making_another(volume, struck)
+
+    def missing() -> str:
+        phase = volume.others()[ANOTHER]["status"].get("phase")
+        return "" if phase == "Ready" else f"it is {phase}"
+
+    volume.wait(missing, f"{ANOTHER} is made", seconds=SOON_SECONDS)
+    volume.delete_others()
+
+
 PHASES = (
     Phase("idle", _idle),
     Phase("writing", lambda volume, _: None),
@@ -138,4 +154,6 @@ PHASES = (
     Phase("attaching", _attaching, ends_pods=True),
     Phase("detaching", _detaching, ends_pods=True),
     Phase("moving", _moving, ends_pods=True),
+    Phase("another volume made", _making_another, Volume.delete_others),
+    Phase("another volume deleted", _deleting_another),
 )

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from demo.install import API_VERSION
 from demo.legs import Reader, Run, compare, runs
@@ -81,6 +82,12 @@ class Pod:
             self._field.run(self.node, "sh", "-c", _GONE, "gone", self.uid)
 
 
+def virtual_volume(name: str, *, mib: int, copies: int = 2, **spec: Any) -> Object:
+    """A VirtualVolume; ``spec``: what else it says."""
+    wanted = {"uuid": str(uuid.uuid4()), "size": f"{mib}Mi", "layout": {"copies": copies}, **spec}
+    return {"apiVersion": API_VERSION, "kind": "VirtualVolume", "metadata": {"name": name}, "spec": wanted}
+
+
 class Volume:
     """A VirtualVolume of two copies, its ledger, and its pod when there is one."""
 
@@ -90,22 +97,20 @@ class Volume:
         self.bytes = mib * MIB
         self.ledger = Ledger(uuid.UUID(self.uuid).bytes, self.bytes // blocks.BLOCK)
         self.pod: Pod | None = None
-        spec = {
-            "uuid": self.uuid,
-            "size": f"{mib}Mi",
-            "layout": {"copies": 2},
-            "placement": {"preferredNode": "n1"},
-            "onFailure": {"gracePeriodSeconds": grace, "holdSeconds": hold},
-        }
+        wanted = virtual_volume(
+            name,
+            mib=mib,
+            uuid=self.uuid,
+            placement={"preferredNode": "n1"},
+            onFailure={"gracePeriodSeconds": grace, "holdSeconds": hold},
+        )
         known: Object = {
             "capacity": {"storage": f"{mib}Mi"},
             "accessModes": ["ReadWriteOnce"],
             "csi": {"driver": names.DRIVER, "volumeHandle": name},
         }
-        field.cluster.apply(
-            {"apiVersion": API_VERSION, "kind": "VirtualVolume", "metadata": {"name": name}, "spec": spec},
-            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": known},
-        )
+        persistent: Object = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": known}
+        field.cluster.apply(wanted, persistent)
 
     # --- what the record says ---
 
@@ -141,6 +146,21 @@ class Volume:
     def wait(self, condition: Callable[[], str], what: str, *, seconds: float) -> None:
         """Until ``condition`` says nothing more (it says what is missing)."""
         self.field.cluster.wait(_or_the_error(condition), f"{self.name}: {what}", seconds=seconds, every=0.25)
+
+    # --- other volumes, which nobody attaches ---
+
+    def make_another(self, name: str, *, mib: int, copies: int = 2) -> None:
+        self.field.cluster.apply(virtual_volume(name, mib=mib, copies=copies))
+
+    def others(self) -> dict[str, Object]:
+        """By name."""
+        found = {each["metadata"]["name"]: each for each in self.field.items("virtualvolumes")}
+        return {name: each for name, each in found.items() if name != self.name}
+
+    def delete_others(self) -> None:
+        """Ask for it: they are gone when their extents are free again."""
+        for name in self.others():
+            self.field.delete("virtualvolumes", name)
 
     # --- what the CSI controller and the kubelet do ---
 
@@ -212,6 +232,9 @@ class Volume:
         ]
         if going:
             return f"quiescences go on: {', '.join(going)}"
+        if others := self.others():
+            phases = [f"{name} is {each['status'].get('phase')}" for name, each in others.items()]
+            return f"not gone yet: {', '.join(phases)}"
         devices = self.field.items("storagedevices")
         offline = [each["metadata"]["name"] for each in devices if each["status"].get("phase") != "Online"]
         return f"not Online: {', '.join(offline)}" if offline else ""

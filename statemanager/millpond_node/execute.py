@@ -76,7 +76,7 @@ class Executor:
             steps.GateFail: lambda bench, s: ports.dm.gate_fail(s.name),
             steps.GateReinstate: lambda bench, s: ports.dm.gate_reinstate(s.name, s.major_minor),
             steps.GateFailPath: lambda bench, s: ports.dm.gate_fail_path(s.name, s.major_minor),
-            steps.Flush: lambda bench, s: ports.block.flush(mapper(s.name)),
+            steps.Flush: lambda bench, s: ports.block.flush(names.dm_path(s.name)),
             steps.Connect: self._connect,
             steps.Disconnect: lambda bench, s: ports.nvme.disconnect(s.nqn),
             steps.Assemble: self._assemble,
@@ -117,7 +117,7 @@ class Executor:
 
     async def _zero(self, bench: Bench, step: steps.Zero) -> None:
         async def work() -> None:
-            await self._ports.block.zero(mapper(step.name))
+            await self._ports.block.zero(names.dm_path(step.name))
             for device, entry in step.entries:
                 await self._devices.put_leg(device, entry)
 
@@ -138,7 +138,7 @@ class Executor:
     async def _export(self, bench: Bench, step: steps.Export) -> None:
         await self._ports.nvmet.export(
             step.nqn,
-            mapper(step.name),
+            names.dm_path(step.name),
             namespace_uuid=step.namespace_uuid,
             serial=step.serial,
             host_nqn=step.host_nqn,
@@ -149,7 +149,7 @@ class Executor:
     async def _assemble(self, bench: Bench, step: steps.Assemble) -> None:
         chunks = set(bench.memory.dirty)
         for name in step.dirty_from:
-            chunks |= {(first, last) for first, last in await self._ports.md.dirty_chunks(mapper(name))}
+            chunks |= {(first, last) for first, last in await self._ports.md.dirty_chunks(names.dm_path(name))}
         if chunks:
             bench.remember(msgspec.structs.replace(bench.memory, dirty=tuple(sorted(chunks))))
         await self._ports.md.assemble(
@@ -162,7 +162,7 @@ class Executor:
         bench.remember(step.after.apply(bench.memory))
 
     async def _add(self, bench: Bench, step: steps.Add) -> None:
-        chunks = await self._ports.md.dirty_chunks(mapper(step.dirty_from)) if step.dirty_from else ()
+        chunks = await self._ports.md.dirty_chunks(names.dm_path(step.dirty_from)) if step.dirty_from else ()
         await self._ports.md.add(
             step.name,
             step.slot,
@@ -196,8 +196,3 @@ class Executor:
     async def _stop(self, bench: Bench, step: steps.Stop) -> None:
         async with self._silence(step.name):
             await self._ports.md.stop(step.name)
-
-
-def mapper(name: str) -> str:
-    """Device node of a dm device."""
-    return f"/dev/mapper/{name}"

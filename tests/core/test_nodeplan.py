@@ -336,11 +336,17 @@ def test_a_generation_is_in_force_once_nothing_that_it_drops_stands() -> None:
     assert not any(isinstance(step, s.RemoveDm | s.DropLeg) for step in plan.steps), "its device is still in use"
 
 
-def leg_node(generation: int, *, host: str = "h1", state: str = "Failed") -> tuple[list[s.Step], str]:
-    """(steps, NQN shown) of n2, which exports leg b, while n1 says that ``generation`` is in force."""
+def leg_node(
+    generation: int, *, host: str = "h1", state: str = "Failed", identity: str = "", device: str = ""
+) -> tuple[list[s.Step], str]:
+    """(steps, NQN shown) of n2, which exports leg b, while n1 says that ``generation`` is in force.
+
+    ``identity`` and ``device`` of the export; empty: what they should be.
+    """
     dropped = leg("b", state, releasing=state == "Failed")
     v = volume(leg("a"), dropped)
-    nqn = names.subsystem_nqn(UUID, "b", 5, names.incarnation("boot", [("d2", 1)]))
+    life = names.incarnation("boot", [("d2", 1)])
+    nqn = names.subsystem_nqn(UUID, "b", 5, life)
     name = names.leg(UUID, "b")
     content = noted("b", state)
     on_disk = Label(cluster="c", device_uuid="d2", device_name="dev-b", sequence=4, attach_count=1, legs=(content,))
@@ -351,8 +357,8 @@ def leg_node(generation: int, *, host: str = "h1", state: str = "Failed") -> tup
     )
     export = Export(
         nqn=nqn,
-        device=f"/dev/mapper/{name}",
-        namespace_uuid="u",
+        device=device or names.dm_path(name),
+        namespace_uuid=identity or names.namespace_uuid(UUID, "b", 5, life),
         enabled=True,
         linked=True,
         allowed_hosts=("h1",),
@@ -360,7 +366,7 @@ def leg_node(generation: int, *, host: str = "h1", state: str = "Failed") -> tup
     device = DeviceSeen(name="dev-b", device_uuid="d2", present=True, major_minor="259:0", path="/dev/x", label=on_disk)
     kernel = Kernel(boot_id="boot", dm={name: dm}, exports={nqn: export}, devices={"dev-b": device})
     around = msgspec.structs.replace(AROUND, node="n2", attach_host_nqn=host)
-    memory = Memory(confirmed=5, generation=3, record_seq=9, built={"b": names.incarnation("boot", [("d2", 1)])})
+    memory = Memory(confirmed=5, generation=3, record_seq=9, built={"b": life})
     plan = node.plan(v, kernel, around, memory)
     assert plan.report is not None
     return list(plan.steps), plan.report.legs[0].nqn
@@ -378,6 +384,19 @@ def test_a_released_leg_stays_until_the_attach_node_goes_on_without_it() -> None
 def test_an_export_stays_while_the_attach_nodes_name_is_not_known() -> None:
     steps, nqn = leg_node(generation=3, host="", state="InSync")
     assert (steps, bool(nqn)) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("identity", "device", "done"),
+    [
+        pytest.param("", "", [], id="as it should be"),
+        pytest.param("another", "", ["Unexport", "Export"], id="the attach node would not know it"),
+        pytest.param("", "/dev/mapper/another", ["Unexport", "Export"], id="others would be written to"),
+    ],
+)
+def test_an_export_of_something_else_is_made_anew(identity: str, device: str, done: list[str]) -> None:
+    steps, nqn = leg_node(generation=3, state="InSync", identity=identity, device=device)
+    assert (kinds(steps), bool(nqn)) == (done, True)
 
 
 def test_a_lost_leg_that_is_being_rebuilt_leaves_before_its_record() -> None:

@@ -207,7 +207,7 @@ def front(plan: Attaching) -> bool:
             CreateDm(
                 name=names.front(plan.uuid),
                 table=layout.front_table(array.major_minor, plan.bytes),
-                why=f"{plan.volume.metadata.name} is ready at /dev/mapper/{names.front(plan.uuid)}",
+                why=f"{plan.volume.metadata.name} is ready at {names.dm_path(names.front(plan.uuid))}",
             )
         )
     rate = plan.volume.spec.rebuild.max_rate

@@ -189,13 +189,19 @@ def _exported(
     if not around.attach_host_nqn:
         # Not knowing is no instruction: what is exported stays so.
         return steps, nqn if nqn in kernel.exports else "", f"the host NQN of {attachment.node} is not known yet"
-    export = kernel.exports.get(nqn)
+    export, name = kernel.exports.get(nqn), names.leg(uuid, leg.id)
+    identity = names.namespace_uuid(uuid, leg.id, attachment.epoch, incarnation)
+    if export and export.enabled and (export.device, export.namespace_uuid) != (names.dm_path(name), identity):
+        # By somebody's hands: the attach node does not take it for the leg, and what is enabled cannot be changed.
+        said = f"exported as {export.namespace_uuid} of {export.device}, which it is not"
+        steps.append(Unexport(nqn=nqn, why=f"leg {leg.id}: {said}"))
+        export = None
     if export is None or not (export.enabled and export.linked) or export.allowed_hosts != (around.attach_host_nqn,):
         steps.append(
             Export(
                 nqn=nqn,
-                name=names.leg(uuid, leg.id),
-                namespace_uuid=names.namespace_uuid(uuid, leg.id, attachment.epoch, incarnation),
+                name=name,
+                namespace_uuid=identity,
                 serial=names.serial(uuid, leg.id),
                 host_nqn=around.attach_host_nqn,
                 address=around.address,

@@ -98,7 +98,7 @@ def _report(attaching: Attaching, on_disk: legs.LegsPlan, *, fenced: bool) -> No
         clean_epoch=memory.clean_epoch,
         ended_epoch=memory.ended_epoch,
         front=front,
-        device=f"/dev/mapper/{names.front(volume.spec.uuid)}" if front in ("Active", "Suspended") else "",
+        device=names.dm_path(names.front(volume.spec.uuid)) if front in ("Active", "Suspended") else "",
         legs=list(on_disk.reports),
         paths=_paths(attaching),
         progress=_progress(attaching),

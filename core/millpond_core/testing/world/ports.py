@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from millpond_core import names
 from millpond_core.errors import Busy, Conflict, DeadlineExceeded, Invalid, IOFailed, NotFound, Unavailable
 from millpond_core.observed import (
     Array,
@@ -364,7 +365,7 @@ class MemoryNvmet(_Port):
         return {
             nqn: Export(
                 nqn=nqn,
-                device=f"/dev/mapper/{s.backing.name}",
+                device=names.dm_path(s.backing.name),
                 namespace_uuid=s.namespace_uuid,
                 enabled=True,
                 linked=True,

@@ -7,6 +7,7 @@ native multipath (Debian's default) the block device belongs to the subsystem, w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ MAX_QUEUES = 4
 
 _CONNECT_SECONDS = 10.0
 _APPEAR_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS = 0.5
 _GO_SECONDS = 10.0
 _NAMESPACE = re.compile(r"nvme\d+n\d+")
 _ADDRESS = re.compile(r"(traddr|trsvcid)=([^,]+)")
@@ -114,13 +116,16 @@ class NvmeTcpHost:
 
     async def _appear(self, nqn: str, namespace_uuid: str) -> Controller:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _APPEAR_SECONDS
+        deadline, look = loop.time() + _APPEAR_SECONDS, loop.time() + _LOOK_AGAIN_SECONDS
         while True:
             controller = (await self.list()).get(nqn)
             if controller is None:
                 raise Unavailable(f"the connection to {nqn} was made and is gone already: its node took the leg back")
             if controller.state == "live" and namespace_uuid in {found for _, _, found in controller.namespaces}:
                 return controller
+            if controller.state == "live" and loop.time() > look:
+                look = loop.time() + _LOOK_AGAIN_SECONDS
+                await self._rescan(controller)
             if loop.time() > deadline:
                 seen = ", ".join(found for _, _, found in controller.namespaces) or "none"
                 raise Unavailable(
@@ -128,6 +133,13 @@ class NvmeTcpHost:
                     f"did not appear; there: {seen}"
                 )
             await asyncio.sleep(0.02)
+
+    async def _rescan(self, controller: Controller) -> None:
+        """Have the kernel look for namespaces: one whose identity has changed it drops, and takes the new one only when
+        it looks again (nvme_scan_ns in drivers/nvme/host/core.c).
+        """
+        with contextlib.suppress(NotFound):
+            await sysfs.write(self._sys / "class/nvme" / controller.name / "rescan_controller", "1")
 
     def _controllers(self) -> Iterator[Controller]:
         folder, heads = self._sys / "class/nvme", self._heads()

@@ -70,6 +70,14 @@ class Wire:
         (number,) = [n for n, _, found in controller.namespaces if found == self.namespace(leg, epoch)]
         return number
 
+    async def until_live(self, leg: str, *, live: bool = True) -> None:
+        """Until the host's connection is, or is not any more."""
+
+        async def come() -> bool:
+            return ((await self.host.list())[self.nqn(leg)].state == "live") is live
+
+        await until(come, f"the controller is {'live' if live else 'not live any more'}", seconds=20)
+
     async def close(self) -> None:
         for nqn in await self.host.list():
             await self.host.disconnect(nqn)
@@ -153,6 +161,31 @@ async def test_a_namespace_with_another_identity_is_not_taken(wire: Wire) -> Non
         await wire.host.connect(
             wire.nqn("a"), f"{ADDRESS}:{PORT}", host_nqn=HOST, host_id=HOST_ID, namespace_uuid=str(uuid.uuid4())
         )
+
+
+async def test_a_namespace_whose_identity_has_changed_is_found(wire: Wire) -> None:
+    """The kernel drops it, and takes the new one only when it is told to look again."""
+    await wire.volume.bare_legs("a")
+    await wire.export("a")
+    await wire.connect("a")
+    nqn, identity = wire.nqn("a"), wire.namespace("a", 2)
+    root = Path("/sys/kernel/config/nvmet")
+    subsystem, link = root / "subsystems" / nqn, root / "ports/1/subsystems" / nqn
+    namespace = subsystem / "namespaces/1"
+    await run("rm", str(link))
+    await wire.until_live("a", live=False)
+    await sysfs.write_all(
+        [
+            (namespace / "enable", "0"),
+            (namespace / "device_uuid", identity),
+            (namespace / "device_nguid", identity),
+            (namespace / "enable", "1"),
+        ]
+    )
+    await run("ln", "-s", str(subsystem), str(link))
+    await wire.until_live("a")
+    found = await wire.host.connect(nqn, f"{ADDRESS}:{PORT}", host_nqn=HOST, host_id=HOST_ID, namespace_uuid=identity)
+    assert [uuid for _, _, uuid in found.namespaces] == [identity]
 
 
 async def test_taking_back_cuts_a_connected_host_and_ends_its_writes(wire: Wire) -> None:
@@ -249,11 +282,7 @@ async def test_a_silent_network_is_noticed_and_the_connection_comes_back(wire: W
     try:
         begun = time.monotonic()
         writer = volume.start_write(40)
-
-        async def noticed() -> bool:
-            return (await wire.host.list())[wire.nqn("b")].state != "live"
-
-        await until(noticed, "the controller is not live any more", seconds=20)
+        await wire.until_live("b", live=False)
         await volume.held("b", seconds=20)
         seconds = time.monotonic() - begun
         print(f"a silent network is held after {seconds:.1f} s")
@@ -261,10 +290,7 @@ async def test_a_silent_network_is_noticed_and_the_connection_comes_back(wire: W
     finally:
         await _network(up=True)
 
-    async def live() -> bool:
-        return (await wire.host.list())[wire.nqn("b")].state == "live"
-
-    await until(live, "the controller is live again", seconds=20)
+    await wire.until_live("b")
     assert await wire.connect("b") == number
     await volume.reinstate("b")
     await asyncio.wait_for(writer, 10)

@@ -13,17 +13,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 from millpond_adapters.dm import DeviceMapper
 from millpond_adapters.md import MdRaid
 from millpond_adapters.nvme_host import NvmeTcpHost
 from millpond_adapters.nvmet import NvmeTcpTarget
 from millpond_core import layout, names
-from millpond_core.units import MIB, SECTOR
+from millpond_core.units import KIB, MIB, SECTOR
 
 VOLUME_BYTES = 128 * MIB
-_UUID = "00000000-0000-4000-8000-00000000000{}"
+_LOCAL, _REMOTE, _FINE = (f"00000000-0000-4000-8000-{number:012}" for number in (1, 2, 3))
 _HOST, _HOST_ID = names.host_nqn("bench", "n1"), names.host_id("bench", "n1")
 _META_SECTORS = 8 * MIB // SECTOR
 _DATA_SECTORS = VOLUME_BYTES // SECTOR
@@ -111,14 +113,13 @@ def _drbd(partition: str, first: str, second: str) -> None:
 
 def local(first: str, second: str) -> str:
     """Two legs on this node."""
-    return asyncio.run(_millpond(_UUID.format(1), [(first, False), (second, False)]))
+    return asyncio.run(_millpond(_LOCAL, [(first, False), (second, False)]))
 
 
-def remote(partition: str, _: str, peer: str) -> str:
+def remote(partition: str, _: str, peer: str, uuid: str = _REMOTE) -> str:
     """One leg here, one on ``peer``."""
 
     async def made() -> str:
-        uuid = _UUID.format(2)
         nqn, namespace = _export_names(uuid)
         controller = await NvmeTcpHost().connect(
             nqn, f"{peer}:{names.NVME_PORT}", host_nqn=_HOST, host_id=_HOST_ID, namespace_uuid=namespace
@@ -129,9 +130,14 @@ def remote(partition: str, _: str, peer: str) -> str:
     return asyncio.run(made())
 
 
-def _export(partition: str, _: str, address: str) -> None:
+def fine(partition: str, own: str, peer: str) -> str:
+    """The same, with a bitmap of a bit for each 64 KiB."""
+    with mock.patch("millpond_adapters.md.bitmap_chunk_bytes", return_value=64 * KIB):
+        return remote(partition, own, peer, _FINE)
+
+
+def _export(partition: str, _: str, address: str, uuid: str = _REMOTE) -> None:
     async def made() -> None:
-        uuid = _UUID.format(2)
         await _leg(uuid, "b", partition)
         nqn, namespace = _export_names(uuid)
         await NvmeTcpTarget().export(
@@ -209,9 +215,14 @@ STACKS: dict[str, Callable[..., str]] = {
     "lvm": lvm,
     "local": local,
     "remote": remote,
+    "fine": fine,
     "drbd": drbd,
 }
-SERVED: dict[str, Callable[[str, str, str], None]] = {"remote": _export, "drbd": _drbd}
+SERVED: dict[str, Callable[[str, str, str], None]] = {
+    "remote": _export,
+    "fine": partial(_export, uuid=_FINE),
+    "drbd": _drbd,
+}
 
 if __name__ == "__main__":
     main()

@@ -171,7 +171,7 @@ def _jobs(seconds: int) -> str:
     lines = ["[global]", "ioengine=libaio", "direct=1", "time_based", f"runtime={seconds}", f"size={SIZE_MIB}M"]
     lines += ["filename=${DEVICE}", "randrepeat=0", "norandommap", ""]
     for position, load in enumerate(LOADS):
-        lines += [f"[{position}]", "stonewall", f"rw={load.rw}", f"bs={load.block}", f"iodepth={load.depth}"]
+        lines += [f"[{position}]", f"rw={load.rw}", f"bs={load.block}", f"iodepth={load.depth}"]
         lines += ["fsync=1", ""] if load.sync else [""]
     return "\n".join(lines)
 

@@ -142,7 +142,7 @@ def _export(partition: str, _: str, address: str, uuid: str = _REMOTE) -> None:
         nqn, namespace = _export_names(uuid)
         await NvmeTcpTarget().export(
             nqn,
-            f"/dev/mapper/{names.leg(uuid, 'b')}",
+            names.dm_path(names.leg(uuid, "b")),
             namespace_uuid=namespace,
             serial=names.serial(uuid, "b"),
             host_nqn=_HOST,
@@ -184,7 +184,7 @@ async def _millpond(uuid: str, places: list[tuple[str, bool]]) -> str:
     await md.acknowledge(names.array(uuid))
     front = names.front(uuid)
     await dm.create(front, names.dm_uuid(front), layout.front_table(array.major_minor, VOLUME_BYTES))
-    return f"/dev/mapper/{front}"
+    return names.dm_path(front)
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def _number(device: str) -> str:
 
 def _dm(name: str, table: str) -> str:
     _run("dmsetup", "create", name, "--table", table)
-    return f"/dev/mapper/{name}"
+    return names.dm_path(name)
 
 
 def _run(*argv: str) -> None:

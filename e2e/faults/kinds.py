@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from faults.field import DISKS, Field
-from faults.volume import Volume
+from faults.volume import GRACE_SECONDS, Volume
 from millpond_core import names
 from millpond_core.units import MIB
 
@@ -177,16 +177,14 @@ def _pull_with_a_full_pool(strike: Strike) -> None:
     """The lost leg is wanted elsewhere at once, and nowhere is room for it."""
     while room := _room(strike.field):
         _fill_one(strike, room)
-    patch = {"spec": {"onFailure": {"gracePeriodSeconds": 0}}}
-    strike.field.merge("virtualvolumes", strike.volume.name, patch)
+    strike.volume.set_grace(0)
     strike.field.unplug(strike.node, strike.disk)
 
 
 def _room_again(strike: Strike) -> None:
     strike.field.plug(strike.node, strike.disk)
     strike.volume.delete_others()
-    patch = {"spec": {"onFailure": {"gracePeriodSeconds": 60}}}
-    strike.field.merge("virtualvolumes", strike.volume.name, patch)
+    strike.volume.set_grace(GRACE_SECONDS)
 
 
 def _legs(strike: Strike) -> list[str]:

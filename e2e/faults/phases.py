@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from faults.field import NAMES, Object
-from faults.volume import Volume
+from faults.volume import GRACE_SECONDS, Volume
 
 SOON_SECONDS = 120.0
 ANOTHER = "another"
@@ -42,7 +42,7 @@ def _victim(volume: Volume, struck: str) -> tuple[str, str]:
 
 
 def _lose(volume: Volume, struck: str, *, grace: int) -> None:
-    volume.field.merge("virtualvolumes", volume.name, {"spec": {"onFailure": {"gracePeriodSeconds": grace}}})
+    volume.set_grace(grace)
     node, device = _victim(volume, struck)
     volume.field.unplug(node, device)
 
@@ -101,8 +101,8 @@ def rebuilt(status: Object) -> float:
 
 def _plug_all(volume: Volume) -> None:
     volume.field.plug_all()
-    patch = {"onFailure": {"gracePeriodSeconds": 60}, "rebuild": {"maxRate": 0}}
-    volume.field.merge("virtualvolumes", volume.name, {"spec": patch})
+    volume.set_grace(GRACE_SECONDS)
+    volume.field.merge("virtualvolumes", volume.name, {"spec": {"rebuild": {"maxRate": 0}}})
 
 
 def _attaching(volume: Volume, _: str) -> None:

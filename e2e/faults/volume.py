@@ -26,6 +26,8 @@ from millpond_core.units import BITMAP_BYTES, MIB
 ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
 POD_SECONDS = 3600.0
 RATE = 60
+GRACE_SECONDS = 60
+"""Before a spare takes the place of a lost leg, where a case does not want it otherwise."""
 
 # $1: uid, $2: name of the front; the rest is the writer's. The CSI driver publishes the kernel's own node, too.
 _POD = """
@@ -91,7 +93,7 @@ def virtual_volume(name: str, *, mib: int, copies: int = 2, **spec: Any) -> Obje
 class Volume:
     """A VirtualVolume of two copies, its ledger, and its pod when there is one."""
 
-    def __init__(self, field: Field, name: str, *, mib: int, grace: int = 60, hold: int = 5) -> None:
+    def __init__(self, field: Field, name: str, *, mib: int, grace: int = GRACE_SECONDS, hold: int = 5) -> None:
         self.field, self.name = field, name
         self.uuid = str(uuid.uuid4())
         self.bytes = mib * MIB
@@ -146,6 +148,11 @@ class Volume:
     def wait(self, condition: Callable[[], str], what: str, *, seconds: float) -> None:
         """Until ``condition`` says nothing more (it says what is missing)."""
         self.field.cluster.wait(_or_the_error(condition), f"{self.name}: {what}", seconds=seconds, every=0.25)
+
+    def set_grace(self, seconds: int) -> None:
+        """How long a lost leg is waited for before a spare takes its place."""
+        patch = {"spec": {"onFailure": {"gracePeriodSeconds": seconds}}}
+        self.field.merge("virtualvolumes", self.name, patch)
 
     # --- other volumes, which nobody attaches ---
 

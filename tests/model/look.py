@@ -63,6 +63,10 @@ def nqn(size: Size, leg: int, target: Life) -> str:
     return names.subsystem_nqn(UUID, LEGS[leg], target[0], life_name(size, leg, target[1]))
 
 
+def namespace(size: Size, leg: int, target: Life) -> str:
+    return names.namespace_uuid(UUID, LEGS[leg], target[0], life_name(size, leg, target[1]))
+
+
 def number(leg: int, target: Life) -> str:
     """``major:minor`` of a leg's dm on its own node, or of its namespace elsewhere."""
     epoch, life = target
@@ -117,7 +121,7 @@ def kernel(size: Size, objects: Interned, state: State, n: int) -> Kernel:
         if stack.connected is not None:
             known = nqn(size, leg, stack.connected)
             live = state.link and state.nodes[size.places[leg]].up
-            space = names.namespace_uuid(UUID, LEGS[leg], stack.connected[0], life_name(size, leg, stack.connected[1]))
+            space = namespace(size, leg, stack.connected)
             controllers[known] = Controller(
                 name=f"nvme{leg}",
                 nqn=known,
@@ -187,8 +191,8 @@ def _exports(size: Size, state: State, n: int) -> dict[str, Export]:
             target = (export.epoch, export.life)
             found[nqn(size, leg, target)] = Export(
                 nqn=nqn(size, leg, target),
-                device="/dev/mapper/x",
-                namespace_uuid="",
+                device=names.dm_path(names.leg(UUID, LEGS[leg])),
+                namespace_uuid=namespace(size, leg, target),
                 enabled=True,
                 linked=True,
                 allowed_hosts=(host_nqn(export.host),),

@@ -107,9 +107,11 @@ class Manager(Acts):
             plan = self.plan(state, n, late=late)
             before = state
             if plan.parts:
-                state = settle(self.size, self._quietly(state, n, plan.parts))
+                state, failed = self._quietly(state, n, plan.parts)
+                state = settle(self.size, state)
                 if state.nodes[n].pending:
                     return state
+                assert failed or state != before, f"{NODES[n]} plans what changes nothing: {plan.steps}"
             if state == before:
                 state = self._said(state, n, plan)
                 if state.nodes[n] == before.nodes[n]:
@@ -203,11 +205,12 @@ class Manager(Acts):
             state = self.do(state, n, step)
         except Failed as error:
             rest, what = parts[1:], f"{what} fails ({error})"
-        return what, _unread(settle(self.size, self._quietly(state, n, rest)), n)
+        state, _ = self._quietly(state, n, rest)
+        return what, _unread(settle(self.size, state), n)
 
-    def _quietly(self, state: State, n: int, parts: Pending) -> State:
-        """Do what comes first as long as only the node itself notices; note the rest."""
-        left = list(parts)
+    def _quietly(self, state: State, n: int, parts: Pending) -> tuple[State, bool]:
+        """Do what comes first as long as only the node itself notices; note the rest. Whether something failed, too."""
+        left, failed = list(parts), False
         while left:
             if not left[0]:
                 left.pop(0)
@@ -216,11 +219,12 @@ class Manager(Acts):
                     state = self.do(state, n, left[0][0])
                     left[0] = left[0][1:]
                 except Failed:
+                    failed = True
                     left.pop(0)
             else:
                 break
         pending = self.objects(tuple(left)) if left else 0
-        return state._replace(nodes=put(state.nodes, n, state.nodes[n]._replace(pending=pending)))
+        return state._replace(nodes=put(state.nodes, n, state.nodes[n]._replace(pending=pending))), failed
 
 
 def _unread(state: State, n: int) -> State:

@@ -1,7 +1,7 @@
 """Three storage nodes in guests, a control plane, and the operator: all of Millpond but what needs a kubelet.
 
-State manager and watchdog run in the guests from the work tree, and are started anew when they end, as a kubelet would;
-the operator is a process of the host. What kube-controller-manager says of a silent kubelet is said here.
+State manager and watchdog run in the guests from the work tree, the operator is a process of the host; what ends is
+started anew, as a kubelet would. What kube-controller-manager says of a silent kubelet is said here.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from demo.cluster import GROUP, Cluster
 from demo.install import NAMESPACE, device
 from lab import components, paths, processes
 from lab.api import wait_for
+from lab.command import tail
 from lab.controlplane import HOST_FROM_GUESTS, ControlPlane
 from lab.errors import LabError
 from lab.guest import SOURCE_ROOTS, Guest
 from lab.pki import Identity
 from lab.ports import free_lan
-from lab.progress import step
+from lab.progress import say, step
 from lab.qemu import Disk
 
 Object = dict[str, Any]
@@ -37,6 +38,8 @@ DISK_MIB = 256
 MEMORY_MIB = 768
 KUBELET_SECONDS = 20.0
 """After so long a node that does not run is not Ready; kube-controller-manager waits 50 s."""
+STACK_LINES = 300
+GIST = ("operator*.log", "*-state-manager.log", "*-console.log")
 PROGRAMS = {"state-manager": "millpond_node.main", "watchdog": "millpond_node.watchdog"}
 
 # Started by the agent, and goes on when the agent's command has ended.
@@ -59,7 +62,8 @@ class Field:
         self._silent: dict[str, float] = {}
         """Node → since when its kubelet would not be heard."""
         self._ended = threading.Event()
-        self._kubelets = threading.Thread(target=self._say_who_is_ready, daemon=True)
+        self._operators = threading.RLock()
+        self._kubelets = threading.Thread(target=self._be_kubelets, daemon=True)
 
     def __enter__(self) -> Field:
         self.plane.__enter__()
@@ -72,6 +76,8 @@ class Field:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
+        if self._kubelets.is_alive():
+            self._kubelets.join(timeout=30)
         for guest in self.nodes.values():
             guest.close()
         self.plane.__exit__()  # ends what it holds the records of: the operators too
@@ -238,12 +244,14 @@ class Field:
             "FAILOVER": "Pods",
         }
         argv: list[str | Path] = [sys.executable, "-m", "millpond_operator.main"]
-        self.operators[name] = processes.start(argv, self.plane.folder, name, env=env, with_us=True)
+        with self._operators:
+            self.operators[name] = processes.start(argv, self.plane.folder, name, env=env, with_us=True)
 
     def end_operator(self, name: str = "operator") -> None:
         """SIGKILL."""
-        if name in self.operators:
-            self.operators.pop(name).end(grace=0)
+        with self._operators:
+            if name in self.operators:
+                self.operators.pop(name).end(grace=0)
 
     def signal_process(self, name: str, number: signal.Signals) -> None:
         """A signal to a process of the control plane: ``etcd``, ``kube-apiserver``, ``operator``."""
@@ -251,9 +259,12 @@ class Field:
         if found is not None and found.alive():
             os.kill(found.pid, number)
 
-    def _say_who_is_ready(self) -> None:
+    # --- what kubelets and kube-controller-manager do ---
+
+    def _be_kubelets(self) -> None:
         said = dict.fromkeys(NAMES, "True")
         while not self._ended.wait(1.0):
+            self._start_operators_anew()
             for name in NAMES:
                 since = self._silent.get(name)
                 now = "Unknown" if since is not None and time.monotonic() > since + KUBELET_SECONDS else "True"
@@ -262,6 +273,13 @@ class Field:
                         self._ready(name, now)
                         said[name] = now
 
+    def _start_operators_anew(self) -> None:
+        for name, running in [*self.operators.items()]:
+            with self._operators, suppress(LabError):
+                if self.operators.get(name) is running and not running.alive():
+                    say(f"   {name} has ended by itself, and is started anew:\n{tail(running.log)}")
+                    self.start_operator(name)
+
     def _ready(self, node: str, status: str) -> None:
         ready = {"type": "Ready", "status": status, "reason": "Field", "message": "as the fault suite says"}
         self.api.merge(f"/api/v1/nodes/{node}/status", {"status": {"conditions": [ready]}})
@@ -269,7 +287,7 @@ class Field:
     # --- after a failure ---
 
     def collect(self, folder: Path) -> None:
-        """Objects, logs, each node's kernel and what its machine said, in files."""
+        """Objects, logs, where our programs stand, each node's kernel and what its machine said, in files."""
         diagnostics.save_objects(self.cluster, folder)
         diagnostics.save(folder / "events.txt", partial(self.cluster.kubectl, "get", "events", "-A"))
         for log in self.plane.folder.glob("operator*.log"):
@@ -283,3 +301,24 @@ class Field:
                 diagnostics.save(folder / f"{node}-{program}.log", text)
             look = partial(self.run, node, "sh", "-c", diagnostics.KERNEL, seconds=180, check=False)
             diagnostics.save(folder / f"{node}-kernel.txt", look)
+        self._collect_stacks(folder)
+
+    def _collect_stacks(self, folder: Path) -> None:
+        """Where the programs stand: they say so into their logs."""
+        for name in self.operators:
+            self.signal_process(name, signal.SIGUSR1)
+        for node in self.nodes:
+            with suppress(LabError):
+                self.signal_program(node, "state-manager", signal.SIGUSR1)
+        time.sleep(2.0)
+        for name, operator in self.operators.items():
+            diagnostics.save(folder / f"{name}-stacks.txt", partial(tail, operator.log, STACK_LINES))
+        for node in self.nodes:
+            text = partial(self.run, node, "tail", "-n", str(STACK_LINES), "/out/state-manager.log")
+            diagnostics.save(folder / f"{node}-stacks.txt", text)
+
+    @staticmethod
+    def gist(folder: Path) -> str:
+        """Of what was collected: the last words of each log, for whoever sees the output alone."""
+        logs = [log for pattern in GIST for log in sorted(folder.glob(pattern))]
+        return "\n".join(f"--- {log.name}\n{tail(log, lines=8)}" for log in logs)

@@ -16,6 +16,7 @@ import socket
 import sys
 import uuid
 
+from millpond_adapters import stacks
 from millpond_adapters.clock import SystemClock
 from millpond_adapters.kube import Access, ApiKube, load
 from millpond_core import names
@@ -51,6 +52,7 @@ def main() -> None:
 async def run(access: Access, *, namespace: str, port: int | None = None, stop: asyncio.Event | None = None) -> None:
     """Run until ``stop`` is set or a signal comes. Raises RuntimeError when a part of it ended by itself."""
     stop = stop or _on_signals()
+    stacks.tell_on_signal()
     clock = SystemClock()
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     port = int(os.environ.get("HEALTH_PORT", "8080")) if port is None else port

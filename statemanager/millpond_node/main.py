@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from millpond_adapters import modules, shutdown, udev
+from millpond_adapters import modules, shutdown, stacks, udev
 from millpond_adapters.block import BlockDevices
 from millpond_adapters.clock import SystemClock
 from millpond_adapters.dm import DeviceMapper
@@ -92,6 +92,7 @@ async def run(parsed: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    stacks.tell_on_signal()
     takeover = Takeover(parsed.run_dir)
     await takeover.take()
     try:

@@ -15,6 +15,7 @@ import pytest
 from faults.field import Field
 from faults.suite import Suite
 from lab import kernels, paths
+from lab.progress import say
 
 BUILD = paths.REPOSITORY / "build" / "faults"
 
@@ -34,4 +35,6 @@ def collected(request: pytest.FixtureRequest, suite: Suite) -> Iterator[None]:
     before = request.session.testsfailed
     yield
     if request.session.testsfailed > before:
-        suite.field.collect(BUILD / request.node.name.replace("/", "-"))
+        folder = BUILD / request.node.name.replace("/", "-")
+        suite.field.collect(folder)
+        say(suite.field.gist(folder))

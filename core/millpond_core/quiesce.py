@@ -7,7 +7,7 @@ Quiesced       all have acknowledged: long operations are halted, I/O is held if
 Reconfigured   the master has committed the new generations; the attach nodes bring them into force
 Released       over, and done; everything goes on
 Expired        over: its time was up while it was held
-Aborted        over: not everyone became still in time, nothing more is changed for it
+Aborted        over: refused, or not everyone became still in time; nothing more is changed for it
 
 Rules: nothing is committed but in Quiesced; every state but the last three ends by itself at the deadline; what is over
 stays over. Only the master's own quiescences reconfigure; those of people are held until released.
@@ -21,11 +21,12 @@ from typing import Literal
 from millpond_core.model.quiescence import QuiescencePhase
 
 QuiescenceEvent = Literal[
-    "turn", "seen", "all still", "committed", "in force", "nothing to do", "released", "late", "time is up"
+    "turn", "refused", "seen", "all still", "committed", "in force", "nothing to do", "released", "late", "time is up"
 ]
 
 TABLE: dict[tuple[QuiescencePhase, QuiescenceEvent], QuiescencePhase] = {
     ("Pending", "turn"): "Instructed",
+    ("Pending", "refused"): "Aborted",
     ("Pending", "nothing to do"): "Released",
     ("Pending", "released"): "Released",
     ("Instructed", "seen"): "Draining",

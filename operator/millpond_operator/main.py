@@ -1,8 +1,8 @@
 """The operator's process: puts the parts together and runs until it is told to end.
 
 Environment: POD_NAMESPACE (Leases), POD_NAME (identity), HEALTH_PORT (8080; 0: none), FAILOVER (Pods or None, the
-default), REBUILDS_PER_NODE and REBUILDS_PER_CLUSTER (0, the default: any number at once), LOG_LEVEL, KUBECONFIG
-outside of a cluster.
+default), REBUILDS_PER_NODE and REBUILDS_PER_CLUSTER (0, the default: any number at once), PROTECTED_NAMESPACES
+(whose claims' I/O is not held for people, beside POD_NAMESPACE; kube-system), LOG_LEVEL, KUBECONFIG elsewhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from millpond_adapters.clock import SystemClock
 from millpond_adapters.kube import Access, ApiKube, load
 from millpond_core import names
 from millpond_core.errors import Invalid, MillpondError, NotFound
-from millpond_core.master.world import KINDS, Object, RebuildLimits
+from millpond_core.master.world import KINDS, PROTECTED, Object, RebuildLimits
 from millpond_core.model import API_VERSION
 from millpond_core.ports import Kube
 from millpond_operator.events import Events, Sink
@@ -58,8 +58,9 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
     port = int(os.environ.get("HEALTH_PORT", "8080")) if port is None else port
     moves_pods = _moves_pods(os.environ.get("FAILOVER", "None"))
     rebuilds = RebuildLimits(per_node=_number("REBUILDS_PER_NODE"), per_cluster=_number("REBUILDS_PER_CLUSTER"))
+    protected = _protected(os.environ.get("PROTECTED_NAMESPACES")) | {namespace}
     async with ApiKube(access, component=names.MASTER, namespace=namespace, instance=identity) as kube:
-        master = Master(kube, clock, rebuilds)
+        master = Master(kube, clock, rebuilds, protected)
         leader = Leader(kube, clock, identity, namespace)
         heartbeats = Heartbeats(kube, clock, master, namespace)
         failover = Failover(kube, clock, master)
@@ -107,6 +108,10 @@ def _moves_pods(failover: str) -> bool:
     if failover not in ("Pods", "None"):
         raise Invalid(f"FAILOVER is {failover!r}: it must be Pods or None")
     return failover == "Pods"
+
+
+def _protected(said: str | None) -> frozenset[str]:
+    return PROTECTED if said is None else frozenset(said.replace(",", " ").split())
 
 
 def _number(variable: str) -> int:

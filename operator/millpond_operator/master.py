@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 from millpond_core import names
 from millpond_core.errors import Conflict, Invalid, MillpondError, NotFound
-from millpond_core.master import changes, planner, quiescence
-from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Merge, Notice, Patch, Refuse, Step
-from millpond_core.master.world import KINDS, UNLIMITED, Health, Object, RebuildLimits, World
+from millpond_core.master import changes, planner, scope
+from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Find, Merge, Notice, Patch, Refuse, Step
+from millpond_core.master.world import KINDS, PROTECTED, UNLIMITED, Health, Object, RebuildLimits, World
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.ports import Clock, Kube
+from millpond_operator import claims
 from millpond_operator.agenda import Agenda, Key
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,14 @@ _STARVING = ("NoRoom", "TooManyLegs", "RebuildsLimited")
 class Master:
     """One at a time: what is decided is decided from a world that has all that was written before."""
 
-    def __init__(self, kube: Kube, clock: Clock, rebuilds: RebuildLimits = UNLIMITED) -> None:
-        self.world = World(rebuilds=rebuilds)
+    def __init__(
+        self,
+        kube: Kube,
+        clock: Clock,
+        rebuilds: RebuildLimits = UNLIMITED,
+        protected: frozenset[str] = PROTECTED,
+    ) -> None:
+        self.world = World(rebuilds=rebuilds, protected=protected)
         self.agenda = Agenda()
         self.counts: Counter[str] = Counter()
         self._kube = kube
@@ -158,8 +165,11 @@ class Master:
         self.agenda.add(key, self._clock.boottime())
 
     async def _take(self, step: Step) -> None:
-        """One write. What comes back is known from here on."""
+        """One write, or one question. What comes back is known from here on."""
         self.counts[f"steps.{type(step).__name__}"] += 1
+        if isinstance(step, Find):
+            self.world.found[step.uid] = await claims.find(self._kube, step, self._clock.now())
+            return
         target = _target(step)
         try:
             match step:
@@ -264,7 +274,7 @@ class Master:
                 yield from (q for q in world.quiescences.values() if name in q.status.participants)
             case Quiescence():
                 yield from (node for name in obj.status.participants if (node := world.nodes.get(name)))
-                yield from self._volumes({*quiescence.scope(world, obj), *obj.status.volumes})
+                yield from self._volumes({*scope.volumes(world, obj), *obj.status.volumes})
                 yield from (q for q in world.quiescences.values() if q.status.phase == "Pending")
 
     def _volumes(self, names_: set[str]) -> Iterator[VirtualVolume]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from rendered import rendered
 from test_admission import nobody
 
-from lab import components
 from lab.controlplane import ControlPlane
 from millpond_adapters.kube import ApiKube
 from millpond_core import names
@@ -21,7 +18,6 @@ from millpond_core.errors import Conflict, Forbidden, Invalid
 from millpond_core.master.failover import NotInUse, Taint
 from millpond_operator.workloads import KubeWorkloads
 
-ROOT = Path(__file__).parents[2]
 NAMESPACE = "millpond-failover-test"
 NODE = "n9"
 OURS, THEIRS = names.unique_volume("v1"), "kubernetes.io/csi/csi.example.com^v1"
@@ -35,15 +31,7 @@ JSON_PATCH, MERGE = "application/json-patch+json", "application/merge-patch+json
 @pytest.fixture(scope="module")
 def rights(kubectl: Callable[..., str]) -> Iterator[None]:
     """The operator's account, its rights and its policy, as the chart has them."""
-    argv = [str(components.ensure("helm")), "template", "millpond", str(ROOT / "charts/millpond"), "-n", NAMESPACE]
-    rendered = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
-    wanted = [
-        each
-        for each in yaml.safe_load_all(rendered)
-        if each and each["metadata"]["name"] in ("millpond-failover", "millpond-operator", "millpond-node")
-        if each["kind"] not in ("Deployment", "DaemonSet")
-    ]
-    manifest = yaml.safe_dump_all(wanted)
+    manifest = rendered(NAMESPACE, "millpond-failover", "millpond-operator", "millpond-node")
     kubectl("create", "namespace", NAMESPACE)
     kubectl("apply", "-f", "-", stdin=manifest)
     yield

@@ -11,6 +11,7 @@ from millpond_core import names
 from millpond_core.errors import Invalid
 from millpond_core.master.world import RebuildLimits
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model.quiescence import ClaimScope, Scope
 from millpond_operator.agenda import Key
 
 
@@ -245,6 +246,24 @@ async def test_overlapping_quiescences_queue_and_a_failure_goes_first(cluster: C
     [failure] = [name for name in started if name.startswith("q-")]
     assert started[failure] < started["b-second"]
     assert (await cluster.volume()).status.phase == "Ready"
+
+
+async def test_claims_are_asked_for_by_their_labels_when_a_quiescences_turn_comes(cluster: Cluster) -> None:
+    await attached(cluster)
+    claim = {"metadata": {"name": "data", "labels": {"app": "db"}}, "spec": {}}
+    await cluster.kube.raw("POST", "/api/v1/namespaces/shop/persistentvolumeclaims", claim)
+    annotations = {names.ANNOTATION_CLAIM: "shop/data"}
+    await cluster.kube.merge(VirtualVolume, "v1", {"metadata": {"annotations": annotations}})
+    for name, labels in (("theirs", {"app": "db"}), ("nobodys", {"app": "web"})):
+        scope = Scope(claims=[ClaimScope(namespace="shop", match_labels=labels)])
+        await cluster.manual(name, scope=scope, deadline_seconds=60)
+    await cluster.settle()
+    nobodys, theirs = await cluster.quiescences()
+    assert (nobodys.status.phase, nobodys.status.message) == ("Aborted", "refused: no volume is in its scope")
+    assert (theirs.status.phase, theirs.status.volumes) == ("Quiesced", ["v1"])
+    [word] = theirs.status.acknowledgements
+    assert (word.node, word.held) == ("n1", [])
+    assert not cluster.master.world.found, "what was found is forgotten once it is used"
 
 
 async def test_a_spare_that_is_lost_itself_is_given_back_for_another(cluster: Cluster) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from millpond_core import names, quiesce
 from millpond_core.instants import parse, span, stamp
-from millpond_core.master import changes, conditions
+from millpond_core.master import changes, conditions, scope
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import Says
 from millpond_core.master.steps import Act, Apply, Decision, Delete, Notice, Patch, Wait
@@ -58,25 +58,17 @@ def own(q: Quiescence) -> bool:
     return q.metadata.labels.get(names.LABEL_MADE_BY) == names.MASTER
 
 
-def scope(world: World, q: Quiescence) -> list[str]:
-    """Volumes that a quiescence concerns, before they are frozen."""
-    named = {name for name in q.spec.scope.volumes if name in world.volumes}
-    attached = {
-        name
-        for node in q.spec.scope.nodes
-        for name in world.volumes_at(node)
-        if world.volumes[name].status.attachment.node == node
-    }
-    return sorted(named | attached)
-
-
 # --- phases -----------------------------------------------------------------------------------------------------------
 
 
 def _pending(world: World, q: Quiescence, now: float) -> Decision:
     if q.spec.release:
         return _enter(world, q, "released", "released before it began", now)
-    volumes = scope(world, q)
+    if find := scope.to_find(world, q, now):
+        return Act(find, "")
+    if not own(q) and (refused := scope.refusal(world, q)):
+        return _enter(world, q, "refused", f"refused: {refused}", now)
+    volumes = scope.volumes(world, q)
     if own(q) and not any(changes.ready(world, world.volumes[name], now) for name in volumes):
         return _enter(world, q, "nothing to do", "what it was for has passed, or is done", now)
     if before := _ahead(world, q, set(volumes)):
@@ -184,15 +176,14 @@ def _ahead(world: World, q: Quiescence, volumes: set[str]) -> list[str]:
     def rank(one: Quiescence) -> tuple[bool, str, str]:
         return one.spec.reason not in quiesce.URGENT, one.metadata.creation_timestamp or "", one.metadata.name
 
-    return [
-        other.metadata.name
-        for other in world.quiescences.values()
-        if other.metadata.name != q.metadata.name
-        and (
-            (other.status.phase in quiesce.RUNNING and volumes & set(other.status.volumes))
-            or (other.status.phase == "Pending" and rank(other) < rank(q) and volumes & set(scope(world, other)))
-        )
-    ]
+    def covers(other: Quiescence) -> set[str]:
+        if other.status.phase in quiesce.RUNNING:
+            return set(other.status.volumes)
+        waits_before = other.status.phase == "Pending" and rank(other) < rank(q)
+        return set(scope.volumes(world, other)) if waits_before else set()
+
+    others = (other for other in world.quiescences.values() if other.metadata.name != q.metadata.name)
+    return [other.metadata.name for other in others if volumes & covers(other)]
 
 
 def _count(things: Sequence[str], what: str) -> str:
@@ -212,7 +203,11 @@ def _acknowledgements(world: World, q: Quiescence) -> list[Acknowledgement]:
         answer = _answer(world, q, node)
         if node not in said and answer is not None and answer.phase in STILL:
             said[node] = Acknowledgement(
-                node=node, at=answer.acknowledged_at, hold_remaining_ms=answer.hold_remaining_ms
+                node=node,
+                at=answer.acknowledged_at,
+                hold_remaining_ms=answer.hold_remaining_ms,
+                held=answer.held_volumes,
+                halted=answer.halted_operations,
             )
     return [said[node] for node in q.status.participants if node in said]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from millpond_core.model.meta import Wire
+from millpond_core.model.quiescence import ClaimScope
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,16 @@ class Delete:
     name: str
 
 
-Step = Patch | Merge | Apply | Create | Delete
+@dataclass(frozen=True, slots=True)
+class Find:
+    """Ask which claims have the labels that a quiescence names: no cache of ours has claims. Into ``world.found``."""
+
+    uid: str
+    """Of the Quiescence."""
+    claims: tuple[ClaimScope, ...]
+
+
+Step = Patch | Merge | Apply | Create | Delete | Find
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,12 +54,35 @@ class RebuildLimits:
 
 UNLIMITED = RebuildLimits()
 
+PROTECTED = frozenset({"kube-system"})
+"""Namespaces of claims whose reads and writes no quiescence of people's holds: what ends a hold may depend on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The claims that a quiescence's labels select."""
+
+    claims: Sequence[frozenset[str]] = ()
+    """As ``namespace/name``, for each of ``spec.scope.claims``."""
+    at: float = -math.inf
+    """When they were asked for (seconds since the epoch)."""
+    error: str = ""
+    """Why the API server does not take the question."""
+
 
 class World:
     """See the module."""
 
-    def __init__(self, objects: Iterable[Object] = (), rebuilds: RebuildLimits = UNLIMITED) -> None:
+    def __init__(
+        self,
+        objects: Iterable[Object] = (),
+        rebuilds: RebuildLimits = UNLIMITED,
+        protected: frozenset[str] = PROTECTED,
+    ) -> None:
         self.rebuild_limits = rebuilds
+        self.protected = protected
+        self.found: dict[str, Found] = {}
+        """By uid of a Quiescence that waits for its turn."""
         self.nodes: dict[str, StorageNode] = {}
         self.devices: dict[str, StorageDevice] = {}
         self.volumes: dict[str, VirtualVolume] = {}
@@ -114,6 +137,7 @@ class World:
             return False
         del kept[name]
         self._forget(known)
+        self.found.pop(obj.metadata.uid, None)
         return True
 
     def get(self, kind: type[Object], name: str) -> Object | None:
@@ -212,6 +236,8 @@ class World:
     # --- inside ---
 
     def _learn(self, obj: Object) -> None:
+        if isinstance(obj, Quiescence) and obj.status.phase != "Pending":
+            self.found.pop(obj.metadata.uid, None)
         if isinstance(obj, StorageDevice) and obj.status.observation.device_uuid:
             self._uuids[obj.status.observation.device_uuid] = obj.metadata.name
         if not isinstance(obj, VirtualVolume):

@@ -6,7 +6,18 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from millpond_core.model.meta import REQUIRED, UNIQUE, Column, Condition, Name, ObjectMeta, Rule, Wire, keyed
+from millpond_core.model.meta import (
+    LABEL_VALUE_PATTERN,
+    REQUIRED,
+    UNIQUE,
+    Column,
+    Condition,
+    Name,
+    ObjectMeta,
+    Rule,
+    Wire,
+    keyed,
+)
 
 Reason = Literal["DeviceFailed", "NodeFailed", "Reconfigure", "Maintenance", "Snapshot", "Shutdown", "Manual"]
 QuiescencePhase = Literal[
@@ -14,21 +25,49 @@ QuiescencePhase = Literal[
 ]
 
 
+class ClaimScope(Wire, frozen=True, kw_only=True):
+    """Claims of one namespace: those named, or those with all of some labels, or all."""
+
+    namespace: Annotated[
+        str,
+        Meta(
+            description="Namespace of the PersistentVolumeClaims.",
+            pattern="^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+            max_length=63,
+        ),
+    ]
+    names: Annotated[
+        list[Name], Meta(description="Only claims of these names.", max_length=256, extra_json_schema=UNIQUE)
+    ] = []
+    match_labels: Annotated[
+        dict[str, Annotated[str, Meta(pattern=LABEL_VALUE_PATTERN, max_length=63)]],
+        Meta(description="Only claims with all of these labels when its turn comes.", max_length=16),
+    ] = {}
+
+
 class Scope(Wire, frozen=True, kw_only=True):
-    """What is to go still: at least one volume or node."""
+    """What is to go still: everything that is named in any way."""
 
     volumes: Annotated[
         list[Name], Meta(description="Names of VirtualVolumes.", max_length=1024, extra_json_schema=UNIQUE)
+    ] = []
+    claims: Annotated[
+        list[ClaimScope], Meta(description="Volumes of PersistentVolumeClaims, by namespace.", max_length=16)
+    ] = []
+    devices: Annotated[
+        list[Name],
+        Meta(description="All volumes with a leg on these StorageDevices.", max_length=256, extra_json_schema=UNIQUE),
     ] = []
     nodes: Annotated[
         list[Name],
         Meta(description="All volumes attached on these nodes.", max_length=256, extra_json_schema=UNIQUE),
     ] = []
+    cluster: Annotated[bool, Meta(description="Every volume.")] = False
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "self.volumes.size() + self.nodes.size() > 0",
-            "spec.scope names nothing: list at least one volume or node",
+            "self.volumes.size() + self.claims.size() + self.devices.size() + self.nodes.size() > 0 || self.cluster",
+            "spec.scope names nothing: list at least one volume, claim, device or node, or say cluster: true",
         ),
     )
 
@@ -73,6 +112,10 @@ class Acknowledgement(Wire, frozen=True, kw_only=True):
     node: Annotated[str, Meta(description="The node.")]
     at: Annotated[str, Meta(description="When it was still (RFC 3339, microseconds).")]
     hold_remaining_ms: Annotated[int, Meta(description="Milliseconds of I/O hold it had left.", ge=0)] = 0
+    held: Annotated[list[Name], Meta(description="Volumes whose I/O it holds.", max_length=1024)] = []
+    halted: Annotated[
+        list[str], Meta(description="Long operations it has halted, as volume/leg@checkpoint sectors.", max_length=1024)
+    ] = []
 
 
 class TimelineEntry(Wire, frozen=True, kw_only=True):

@@ -7,4 +7,4 @@ compile() {
         --allow-unsafe --no-header "$@" pyproject.toml
 }
 compile --extra operator --extra csi -o requirements/runtime.lock
-compile --extra operator --extra csi --extra dev -c requirements/runtime.lock -o requirements/dev.lock
+compile --extra operator --extra csi --extra cli --extra dev -c requirements/runtime.lock -o requirements/dev.lock

@@ -1,4 +1,5 @@
-"""``kubectl millpond``: what a person asks of the virtualization database, answered in sentences.
+"""``kubectl millpond``: what a person asks of the virtualization database, answered in sentences; and going still.
 
-Reads through the ``Kube`` port, decides nothing. What is shown is made by pure functions (``report``).
+Decides nothing: ``asked`` turns a command line into an object, ``stillness`` follows it to its end through the ``Kube``
+port, ``report`` and ``explain`` are pure and make what is shown, ``shown`` is for programs.
 """

@@ -2,46 +2,171 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
 
 from millpond_adapters.kube import ApiKube, load
-from millpond_cli import report
+from millpond_cli import asked, explain, report, stillness
+from millpond_cli.shown import FORMATS, Format, formatted
+from millpond_cli.stillness import REASONS, Outcome
 from millpond_core.errors import MillpondError
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.ports import Kube
 
+FAILED = 1
+"""Exit status of whatever has no other."""
 
-async def show(kube: Kube, arguments: argparse.Namespace) -> list[str]:
-    """The lines that answer one command."""
-    devices, volumes = await kube.list(StorageDevice), await kube.list(VirtualVolume)
-    if arguments.command == "tree":
-        return report.tree(devices, volumes, arguments.device)
-    return report.status(await kube.list(StorageNode), devices, volumes, await kube.list(Quiescence))
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(prog="kubectl millpond", description="What Millpond is doing, in sentences.")
-    result.add_argument("--kubeconfig", default="", help="default: KUBECONFIG, then ~/.kube/config")
-    commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("status", help="one verdict, and everything that is not as it should be")
-    tree = commands.add_parser("tree", help="which claims lie on which device")
-    tree.add_argument("device", nargs="?", default="", help="only this StorageDevice")
-    return result
+_format = click.option(
+    "-o", "--output", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is shown."
+)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--kubeconfig", default="", metavar="FILE", help="Default: $KUBECONFIG, then ~/.kube/config.")
+@click.pass_context
+def cli(context: click.Context, kubeconfig: str) -> None:
+    """What Millpond is doing, and having it go still.
+
+    Exit status: 0 done; 1 an error; 2 a wrong command line; 3 refused or aborted; 4 its time was up.
+    """
+    context.obj = kubeconfig
+
+
+@cli.command()
+@click.pass_obj
+def status(kubeconfig: str) -> None:
+    """One verdict, and everything that is not as it should be."""
+
+    async def show(kube: Kube) -> None:
+        nodes, devices = await kube.list(StorageNode), await kube.list(StorageDevice)
+        lines = report.status(nodes, devices, await kube.list(VirtualVolume), await kube.list(Quiescence))
+        out.print("\n".join(lines), markup=False)
+
+    run(kubeconfig, show)
+
+
+@cli.command()
+@click.argument("device", default="")
+@click.pass_obj
+def tree(kubeconfig: str, device: str) -> None:
+    """Which claims lie on which device, or on DEVICE alone."""
+
+    async def show(kube: Kube) -> None:
+        lines = report.tree(await kube.list(StorageDevice), await kube.list(VirtualVolume), device)
+        out.print("\n".join(lines), markup=False)
+
+    run(kubeconfig, show)
+
+
+@cli.command("explain")
+@click.argument("what", metavar="KIND/NAME")
+@_format
+@click.pass_obj
+def explain_(kubeconfig: str, what: str, form: Format) -> None:
+    """Why it is as it is, what happens next, and until when.
+
+    \b
+    kubectl millpond explain qui/backup
+    kubectl millpond explain vvol/pvc-4f1c
+    """
+
+    async def show(kube: Kube) -> None:
+        kind, name = explain.parse(what)
+        obj = await kube.get(kind, name)
+        out.print(formatted(obj, form) or "\n".join(explain.explain(obj)), markup=False)
+
+    run(kubeconfig, show)
+
+
+@cli.command()
+@click.option("--name", default="", help="Of the Quiescence that is made; default: one that nobody has.")
+@click.option("--volume", "volumes", multiple=True, metavar="NAME", help="A VirtualVolume.")
+@click.option("--claim", "claims", multiple=True, metavar="[NAMESPACE/]NAME", help="A PersistentVolumeClaim.")
+@click.option("-n", "--namespace", default="", help="All claims there; or where --claim and --selector look.")
+@click.option("-l", "--selector", default="", metavar="KEY=VALUE,…", help="Claims with all of these labels.")
+@click.option("--device", "devices", multiple=True, metavar="NAME", help="All volumes with a leg on a StorageDevice.")
+@click.option("--node", "nodes", multiple=True, metavar="NAME", help="All volumes attached on a node.")
+@click.option("--cluster", is_flag=True, help="Every volume.")
+@click.option("--hold", is_flag=True, help="Reads and writes wait too; without it, rebuilds and the like alone halt.")
+@click.option("--for", "seconds", default=30, show_default=True, metavar="SECONDS", help="It ends by itself then.")
+@click.option("--reason", type=click.Choice(REASONS), default="Manual", show_default=True)
+@click.option("--message", default="", help="One sentence for people: what it is for.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@_format
+@click.pass_obj
+def quiesce(kubeconfig: str, /, command: tuple[str, ...], form: Format, **wanted: Any) -> None:
+    """Have volumes go still; returns when they are, and they stay so until they are released or the time is up.
+
+    With a COMMAND after "--" that runs while they are still; then they are released, and its exit status is ours. When
+    the time is up before it has ended it goes on, and the exit status is 4: what it has seen may not be of one moment.
+
+    \b
+    kubectl millpond quiesce --name backup -n shop -l app=db --hold --for 60
+    kubectl millpond quiesce -n shop --claim db-0 --hold -- ./take-a-copy.sh
+    """
+
+    async def go_still(kube: Kube) -> int:
+        made = await kube.create(asked.quiescence(**wanted))
+        outcome = await stillness.hold(kube, made, command, told)
+        out.print(formatted(outcome.quiescence, form) or "\n".join(explain.explain(outcome.quiescence)), markup=False)
+        return outcome.status
+
+    run(kubeconfig, go_still)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME…")
+@_format
+@click.pass_obj
+def release(kubeconfig: str, names: tuple[str, ...], form: Format) -> None:
+    """End quiescences; returns when everything goes on."""
+
+    async def let_go(kube: Kube) -> int:
+        outcomes: list[Outcome] = [await stillness.release(kube, name, told) for name in names]
+        for outcome in outcomes:
+            out.print(formatted(outcome.quiescence, form) or outcome.quiescence.status.message, markup=False)
+        return max(outcome.status for outcome in outcomes)
+
+    run(kubeconfig, let_go)
+
+
+def told(sentence: str) -> None:
+    """Progress, apart from what is asked for."""
+    err.print(sentence, markup=False)
+
+
+def run(kubeconfig: str, work: Callable[[Kube], Awaitable[int | None]]) -> None:
+    """Do it with the API server, and end with its exit status."""
+
+    async def with_kube() -> int:
+        this = asyncio.current_task()
+        assert this is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+        async with ApiKube(load(kubeconfig), component="kubectl-millpond") as kube:
+            return await work(kube) or 0
+
     try:
-        print("\n".join(asyncio.run(_run(arguments))))
+        sys.exit(asyncio.run(with_kube()))
     except MillpondError as error:
-        print(f"kubectl millpond: {error}", file=sys.stderr)
-        return 1
-    return 0
+        err.print(f"kubectl millpond: {error}", markup=False)
+        sys.exit(FAILED)
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
 
 
-async def _run(arguments: argparse.Namespace) -> list[str]:
-    async with ApiKube(load(arguments.kubeconfig), component="kubectl-millpond") as kube:
-        return await show(kube, arguments)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``kubectl millpond``."""
+    cli.main(argv, prog_name="kubectl millpond")
+
+
+if __name__ == "__main__":
+    main()

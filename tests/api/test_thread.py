@@ -5,7 +5,10 @@ server. Two devices are lost one after the other, processes are killed, and what
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import signal
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -291,4 +294,93 @@ async def test_a_disk_that_returns_in_time_catches_up(simulation: Simulation) ->
     assert {leg.id for leg in volume.status.mapping.legs} == {"a", "b"}
     [q] = await simulation.over()
     assert q.spec.reason == "Reconfigure"
+    await simulation.verify()
+
+
+class Plugin:
+    """``kubectl millpond`` as a process."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._argv = [sys.executable, "-m", "millpond_cli.main", "--kubeconfig", str(plane.kubeconfig)]
+
+    async def begin(self, *arguments: str) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(*self._argv, *arguments, stdout=pipe, stderr=pipe)
+
+    async def end(self, process: asyncio.subprocess.Process) -> tuple[int, str, str]:
+        """Exit status, standard output, standard error."""
+        try:
+            async with asyncio.timeout(60):
+                output, complaint = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            raise
+        assert process.returncode is not None
+        return process.returncode, output.decode(), complaint.decode()
+
+    async def run(self, *arguments: str) -> tuple[int, str, str]:
+        return await self.end(await self.begin(*arguments))
+
+
+@pytest.mark.timeout(240)
+async def test_a_person_has_it_go_still_and_lets_it_go(
+    simulation: Simulation, plane: ControlPlane, tmp_path: Path
+) -> None:
+    plugin, begun, go = Plugin(plane), tmp_path / "begun", tmp_path / "go"
+
+    async def written(beyond: int) -> int:
+        async with asyncio.timeout(30):
+            while (newest := max(simulation.acknowledged.values(), default=0)) <= beyond:
+                await asyncio.sleep(0.1)
+        return newest
+
+    async def until_it_runs() -> None:
+        async with asyncio.timeout(30):
+            while not begun.exists():
+                await asyncio.sleep(0.1)
+
+    waits = f'echo "$MILLPOND_QUIESCENCE" >{begun}; while [ ! -e {go} ]; do sleep 0.1; done; exit 7'
+    held = ("quiesce", "--volume", "v1", "--hold", "--for", "60")
+    copy = await plugin.begin(*held, "--name", "copy", "-o", "json", "--", "sh", "-c", waits)
+    await until_it_runs()
+    await asyncio.sleep(0.5)
+    newest = await written(0)
+    await asyncio.sleep(1.5)
+    assert await written(0) == newest, "nothing is acknowledged while it is held"
+    go.touch()
+    status, output, told = await plugin.end(copy)
+    assert (status, begun.read_text()) == (7, "copy\n")
+    shown = json.loads(output)["status"]
+    assert (shown["phase"], shown["acknowledgements"][0]["held"]) == ("Released", ["v1"])
+    assert "Quiesced: " in told
+    newest = await written(newest)
+
+    status, output, _ = await plugin.run("explain", "qui/copy")
+    assert status == 0
+    assert re.search(r"^  n1: still at [0-9:.]{12} by its own clock, holds v1 for 60 s at most$", output, re.MULTILINE)
+    print(output)
+    for phase in ("Instructed", "Draining", "Quiesced", "Released"):
+        assert re.search(rf"^ +\+\d+\.\d{{3}} s +{phase} ", output, re.MULTILINE), phase
+
+    status, _, told = await plugin.run("quiesce", "--volume", "v1", "--hold", "--for", "2", "--", "sleep", "6")
+    assert (status, "may not be of one moment" in told) == (4, True)
+    newest = await written(newest)
+    status, output, _ = await plugin.run("quiesce", "--volume", "v7", "--hold")
+    assert (status, "there is no volume v7" in output) == (3, True)
+
+    begun.unlink()
+    go.unlink()
+    stopped = await plugin.begin(*held, "--name", "stopped", "--", "sh", "-c", waits)
+    await until_it_runs()
+    stopped.send_signal(signal.SIGTERM)
+    status, _, told = await plugin.end(stopped)
+    assert (status, "releasing stopped" in told) == (143, True)
+    newest = await written(newest)
+
+    status, _, told = await plugin.run(*held, "--name", "kept")
+    assert (status, "millpond release kept" in told) == (0, True)
+    status, output, _ = await plugin.run("release", "kept")
+    assert status == 0
+    newest = await written(newest)
+    assert {q.metadata.name: q.status.phase for q in await simulation.kube.list(Quiescence)}["kept"] == "Released"
     await simulation.verify()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-
 import msgspec
-import pytest
 
-from millpond_cli import main, report
+from millpond_cli import report
 from millpond_core.model import StorageDevice, VirtualVolume
-from millpond_core.testing.kube import MemoryKube
 
 
 def device(name: str, node: str, phase: str = "Online", message: str = "") -> StorageDevice:
@@ -65,11 +61,3 @@ def test_the_tree_shows_each_leg_under_its_device() -> None:
     assert lines[1] == "  shop/db-1  leg a, 1Gi, InSync"
     assert lines[3] == "  shop/db-1  leg b, 1Gi, Stale"
     assert report.tree([device("d1", "n1"), device("d2", "n2")], [DEGRADED], "d2") == lines[2:]
-
-
-@pytest.mark.parametrize("command", ["status", "tree"])
-async def test_the_commands_read_the_database(command: str) -> None:
-    kube = MemoryKube()
-    await kube.create(device("d1", "n1"))
-    lines = await main.show(kube, argparse.Namespace(command=command, device=""))
-    assert lines

@@ -11,10 +11,11 @@ from master_world import NOW, leg, legs, mapped, meta, quiescence, world
 
 from millpond_core import names
 from millpond_core.master import planner, scope
-from millpond_core.master.steps import Act, Apply, Find
+from millpond_core.master.steps import Act, Apply, Find, Wait
 from millpond_core.master.world import Found, World
 from millpond_core.model import Quiescence, VirtualVolume
 from millpond_core.model.quiescence import ClaimScope, Scope
+from millpond_core.model.storagenode import NodeQuiescence
 
 
 def volume(name: str, claim: str, *nodes: str, at: str = "n1") -> VirtualVolume:
@@ -138,3 +139,16 @@ def test_it_waits_for_those_with_a_volume_in_common_that_came_before() -> None:
     waiting = quiescence("apart", "Pending", own=False, volumes=["v-log"], created=NOW - 5)
     q = asked(claims=[shop()])
     assert entered(world(*THERE, before, waiting, q))["message"] == "waits for before, with a volume in common"
+
+
+def test_how_long_it_was_held_is_noted_when_the_last_node_has_let_go() -> None:
+    q = quiescence("q", "Released", own=False, volumes=["v-db0"])
+    there = world(*THERE, q)
+    node = there.nodes["n1"]
+    answer = NodeQuiescence(uid=q.metadata.uid, name="q", phase="Released", held_ms=3070)
+    status = msgspec.structs.replace(node.status, quiescences=[answer])
+    there.put(msgspec.structs.replace(node, status=status))
+    noted = entered(there)
+    assert (noted["phase"], noted["longestHoldMs"], noted["held"]) == ("Released", 3070, "3070ms")
+    there.put(msgspec.structs.replace(q, status=msgspec.structs.replace(q.status, longest_hold_ms=3070)))
+    assert isinstance(planner.decide(there, there.quiescences["q"], NOW), Wait)

@@ -39,7 +39,10 @@ def decide(world: World, q: Quiescence, now: float) -> Decision:
     """The next step of a quiescence."""
     phase = q.status.phase
     if phase in quiesce.OVER:
-        return _pruned(world, q)
+        # How long it was held is known once the last node has let go.
+        held = _held_ms(world, q)
+        late = _said(world, q, q.status.message, now, longest_hold_ms=held) if held > q.status.longest_hold_ms else None
+        return late or _pruned(world, q)
     if phase == "Pending":
         return _pending(world, q, now)
     if q.spec.release:

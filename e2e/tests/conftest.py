@@ -26,6 +26,7 @@ ORDER = (
     "test_volumes",
     "test_return",
     "test_blink",
+    "test_quiesce",
     "test_restarts",
     "test_failover",
 )

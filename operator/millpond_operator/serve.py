@@ -90,6 +90,14 @@ def text(world: World, counts: Counter[str], *, leading: bool, waiting: int) -> 
             for leg, at in since.items()
         ),
     ]
+    lines += [
+        "# HELP millpond_leaked_holds Holds of I/O that lasted long beyond their deadline since the node booted; 0.",
+        "# TYPE millpond_leaked_holds gauge",
+        *(
+            f'millpond_leaked_holds{{node="{name}"}} {node.status.leaked_holds}'
+            for name, node in sorted(world.nodes.items())
+        ),
+    ]
     legs = Counter(leg.state for volume in world.volumes.values() for leg in volume.status.mapping.legs)
     lines += [
         "# HELP millpond_legs Legs by recorded state.",

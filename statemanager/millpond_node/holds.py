@@ -3,7 +3,8 @@
 """The record of what holds reads and writes, and the right to answer an array. The watchdog imports this: lean.
 
 One file a suspended front, under ``<run>/holds``: {"front", "deadline" (CLOCK_BOOTTIME, s), "boot_id", "began"}. It is
-written before the front is suspended and removed after it was resumed, so a suspended front always has one.
+written before the front is suspended and removed after it was resumed, so a suspended front always has one. One empty
+file under ``<run>/leaks`` for each that was still suspended long after its deadline: there must be none.
 """
 
 from __future__ import annotations
@@ -60,6 +61,24 @@ def forget(folder: str, front: str) -> None:
         os.unlink(f"{folder}/{front}.json")
     except FileNotFoundError:
         return
+
+
+def leaked(folder: str, hold: Hold) -> bool:
+    """Note that a front was suspended beyond its deadline; False: that is noted already."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    try:
+        os.close(os.open(f"{folder}/{hold.front}@{hold.deadline:.3f}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    return True
+
+
+def leaks(folder: str) -> int:
+    """How many were noted since the node booted."""
+    try:
+        return len(os.listdir(folder))
+    except FileNotFoundError:
+        return 0
 
 
 class Answering:

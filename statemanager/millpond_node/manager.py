@@ -198,6 +198,7 @@ class StateManager:
             disks=f"{len(claimed)} claimed, {len(free)} unclaimed" if self.devices.ready else "",
             orphaned_legs=self._orphans(),
             quiescences=self.still.answers(),
+            leaked_holds=holds.leaks(str(self._config.run_dir / "leaks")),
             restarting_until=self._restarting_until,
             shutting_down=self.volumes.ending,
             message=self._message(),

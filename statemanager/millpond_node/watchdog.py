@@ -5,7 +5,8 @@
 It needs no API server, no operator and no state manager, and imports next to nothing: a suspended front whose keeper
 died would hang its pods for ever, and a write that md holds for a state manager that restarts would wait that long.
 
-* A hold whose deadline (CLOCK_BOOTTIME) has passed: the front is resumed, on whatever is in force.
+* A hold whose deadline (CLOCK_BOOTTIME) has passed: the front is resumed, on whatever is in force. One that is still
+  suspended ``LEAK_SECONDS`` later is noted as leaked, which the state manager reports.
 * A front that is suspended although no hold says so: resumed, after a second look.
 * An array that waits (``write-pending``) although no member's failure waits for a record: ``active``, the same rule as
   the state manager's. Whoever stops an array keeps the watchdog silent with a lock (``holds.Answering``).
@@ -31,6 +32,7 @@ FRONT = "millpond-"
 ARRAY = "md_mp"
 LOOK_SECONDS = 0.5
 RESUME_SECONDS = 10.0
+LEAK_SECONDS = 5.0
 _UUID_LENGTH = 36
 
 
@@ -47,6 +49,7 @@ class Watchdog:
         resume: Callable[[str], None],
     ) -> None:
         self._holds, self._locks, self._block = f"{run_dir}/holds", f"{run_dir}/arrays", f"{system}/block"
+        self._leaks = f"{run_dir}/leaks"
         self._boot_id, self._boottime, self._resume = boot_id, boottime, resume
         self._busy: set[str] = set()
         self._unheld: set[str] = set()
@@ -75,13 +78,18 @@ class Watchdog:
     # --- holds ---
 
     def _end_holds(self) -> None:
-        now, known = self._boottime(), holds.read(self._holds)
+        now, suspended = self._boottime(), self._suspended()
+        known = holds.read(self._holds)
         for hold in known:
             if hold.boot_id and hold.boot_id != self._boot_id:
                 holds.forget(self._holds, hold.front)
             elif now >= hold.deadline:
                 self._beside(f"resume {hold.front}", self._end, hold.front)
-        suspended = self._suspended()
+        for hold in known:
+            late = now - hold.deadline
+            beyond = hold.boot_id == self._boot_id and late >= LEAK_SECONDS and hold.front in suspended
+            if beyond and holds.leaked(self._leaks, hold):
+                say(f"{hold.front} is still suspended {late:.0f} s after the deadline of its hold")
         held = {hold.front for hold in known}
         for front in suspended & self._unheld - held:
             say(f"{front} is suspended and no hold says why: resuming it")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -13,10 +15,13 @@ from faults.field import Object
 from faults.suite import Suite
 from lab.api import wait_for
 from millpond_core import names, quiesce
+from millpond_node.watchdog import LEAK_SECONDS
 
 pytestmark = pytest.mark.timeout(1200)
 
-DEADLINE_SECONDS = 15
+DEADLINE_SECONDS = 12
+BEYOND_SECONDS = LEAK_SECONDS + 1
+"""A node cut off for longer would be taken for failed soon."""
 BOUND_SECONDS = 180.0
 
 
@@ -47,32 +52,85 @@ def test_state_managers_that_begin_anew_adopt_what_runs(suite: Suite) -> None:
     assert suite.look() == []
 
 
-def test_a_hold_ends_at_its_deadline_though_its_keeper_has_stopped(suite: Suite) -> None:
-    field, volume = suite.field, suite.volume
+def kill_pod(suite: Suite, node: str) -> None:
+    for program in ("state-manager", "watchdog"):
+        suite.field.signal_program(node, program, signal.SIGKILL)
+
+
+Take = Callable[[Suite, str], object]
+
+GONE: dict[str, tuple[Take, Take]] = {
+    "operator": (lambda s, _: s.field.end_operator(), lambda s, _: s.field.start_operator()),
+    "API server": (
+        lambda s, _: s.field.signal_process("kube-apiserver", signal.SIGSTOP),
+        lambda s, _: s.field.signal_process("kube-apiserver", signal.SIGCONT),
+    ),
+    "state manager": (
+        lambda s, node: s.field.signal_program(node, "state-manager", signal.SIGSTOP),
+        lambda s, node: s.field.signal_program(node, "state-manager", signal.SIGCONT),
+    ),
+    "pod": (kill_pod, lambda s, node: None),
+    "network": (lambda s, node: s.field.link(node, wan=False), lambda s, node: s.field.link(node, wan=True)),
+}
+"""What is taken away, and given back; the pod comes again by itself. The network last: commands need it."""
+
+
+@contextmanager
+def without(suite: Suite, node: str, *gone: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        for what in gone:
+            take, give_back = GONE[what]
+            stack.callback(give_back, suite, node)
+            take(suite, node)
+        yield
+
+
+def leaks(suite: Suite) -> list[int]:
+    return [node["status"].get("leakedHolds", 0) for node in suite.field.items("storagenodes")]
+
+
+@contextmanager
+def by_hand(suite: Suite, name: str) -> Iterator[Callable[[], Object]]:
+    """A hold that a person asks for; gives what looks at its status."""
+    field = suite.field
+    spec = {"scope": {"volumes": [suite.volume.name]}, "holdIo": True, "deadlineSeconds": DEADLINE_SECONDS}
+    field.cluster.apply({"apiVersion": API_VERSION, "kind": "Quiescence", "metadata": {"name": name}, "spec": spec})
+    yield lambda: field.get("quiescences", name).get("status", {})
+    field.delete("quiescences", name)
+
+
+@pytest.mark.parametrize("gone", [*((what,) for what in GONE), (*GONE,)], ids=", ".join)
+def test_a_hold_ends_at_its_deadline_whoever_is_gone(suite: Suite, gone: tuple[str, ...]) -> None:
+    volume = suite.volume
     attach = volume.node()
-    spec = {"scope": {"volumes": [volume.name]}, "holdIo": True, "deadlineSeconds": DEADLINE_SECONDS}
-    field.cluster.apply(
-        {"apiVersion": API_VERSION, "kind": "Quiescence", "metadata": {"name": "by-hand"}, "spec": spec}
-    )
-
-    def still() -> bool:
-        acknowledged: list[Object] = field.get("quiescences", "by-hand").get("status", {}).get("acknowledgements", [])
-        return [each["node"] for each in acknowledged] == [attach]
-
-    wait_for(still, f"{attach} holds", seconds=BOUND_SECONDS, every=0.1)
-    field.signal_program(attach, "state-manager", signal.SIGSTOP)
-    try:
-        held = volume.ledger.count
-        time.sleep(2)
-        assert volume.ledger.count == held, "a write was acknowledged while everything was to be still"
-        volume.writes(seconds=BOUND_SECONDS)
-        assert not look(field, attach)["dm"][names.front(volume.uuid)]["suspended"], "the watchdog ended it"
-    finally:
-        field.signal_program(attach, "state-manager", signal.SIGCONT)
-    wait_for(
-        lambda: field.get("quiescences", "by-hand")["status"]["phase"] in quiesce.OVER,
-        "the quiescence is over",
-        seconds=BOUND_SECONDS,
-    )
+    with by_hand(suite, "by-hand") as status:
+        wait_for(lambda: bool(status().get("acknowledgements")), f"{attach} holds", seconds=BOUND_SECONDS, every=0.1)
+        with without(suite, attach, *gone):
+            held = volume.ledger.count
+            time.sleep(2)
+            assert volume.ledger.count == held, "a write was acknowledged while everything was to be still"
+            if "network" in gone:
+                time.sleep(DEADLINE_SECONDS + BEYOND_SECONDS - 2)  # nor are its writes heard of: the watchdog counts
+            else:
+                volume.writes(seconds=BOUND_SECONDS, more=1)
+                assert not look(suite.field, attach)["dm"][names.front(volume.uuid)]["suspended"]
+        wait_for(lambda: status().get("phase") in quiesce.OVER, "the quiescence is over", seconds=BOUND_SECONDS)
+        assert status()["phase"] == "Expired"
     suite.make_whole()
     assert suite.look() == []
+    assert leaks(suite) == [0, 0, 0]
+
+
+def test_nothing_stays_held_when_everyone_goes_while_it_begins(suite: Suite) -> None:
+    volume = suite.volume
+    attach = volume.node()
+    with by_hand(suite, "begins") as status:
+        wait_for(
+            lambda: status().get("phase", "Pending") != "Pending", "it has begun", seconds=BOUND_SECONDS, every=0.05
+        )
+        with without(suite, attach, *GONE):
+            time.sleep(DEADLINE_SECONDS + BEYOND_SECONDS)
+        wait_for(lambda: status().get("phase") in quiesce.OVER, "the quiescence is over", seconds=BOUND_SECONDS)
+    suite.make_whole()
+    assert suite.look() == []
+    assert leaks(suite) == [0, 0, 0]

@@ -12,7 +12,7 @@ import pytest
 
 from millpond_core import names
 from millpond_node import holds
-from millpond_node.watchdog import ARRAY, FRONT, Watchdog
+from millpond_node.watchdog import ARRAY, FRONT, LEAK_SECONDS, Watchdog
 
 UUID = "7d3c4b52-53b6-5d0c-9a35-2d1c8d8f7a10"
 
@@ -108,6 +108,23 @@ def test_a_front_suspended_without_a_hold_is_resumed_after_a_second_look(bench: 
     assert bench.resumed == []
     bench.look()
     assert bench.resumed == [names.front(UUID)]
+
+
+def test_a_front_that_stays_suspended_beyond_its_deadline_is_counted_once(bench: Bench) -> None:
+    bench.hold(deadline=99.0)
+    bench.suspended(names.front(UUID))
+    bench.watchdog._resume = lambda front: (_ for _ in ()).throw(OSError("it hangs"))
+    leaks = str(bench.run / "leaks")
+    bench.look()
+    assert holds.leaks(leaks) == 0, "it is resumed just now"
+    bench.now += LEAK_SECONDS
+    bench.look()
+    bench.look()
+    assert holds.leaks(leaks) == 1
+    bench.suspended(names.front(UUID), "0")
+    bench.hold(deadline=90.0)
+    bench.look()
+    assert holds.leaks(leaks) == 1, "what is not suspended is held no more"
 
 
 @pytest.mark.parametrize("name", [names.path(UUID, "a"), names.gate(UUID, "a"), names.leg(UUID, "a"), "vg-root"])

@@ -177,6 +177,7 @@ async def test_held_volumes_are_counted_and_named(cluster: Cluster) -> None:
     world.put(msgspec.structs.replace(volume, status=status))
     shown = text(world, Counter(), leading=True, waiting=0)
     assert "millpond_volumes_holding 1" in shown
+    assert 'millpond_leaked_holds{node="n1"} 0' in shown
     labels = f'volume="{volume.metadata.name}",node="{node.node}",leg="b"'
     assert f"millpond_leg_holding_since_seconds{{{labels}}} 1800000000" in shown
 

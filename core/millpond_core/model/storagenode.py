@@ -94,6 +94,10 @@ class StorageNodeStatus(Wire, frozen=True, kw_only=True):
         list[NodeQuiescence],
         Meta(description="Answers to instructions, by uid.", max_length=256, extra_json_schema=keyed("uid")),
     ] = []
+    leaked_holds: Annotated[
+        int,
+        Meta(description="Holds of I/O that lasted long beyond their deadline since the node booted: none may.", ge=0),
+    ] = 0
     restarting_until: Annotated[
         str | None,
         Meta(description="The state manager stopped on purpose and will be back by then (RFC 3339)."),

@@ -9,7 +9,7 @@ import pytest
 from faults import blocks, plan
 from faults.kinds import KINDS
 from faults.ledger import Ledger
-from faults.phases import PHASES, rebuilt
+from faults.phases import PHASES, rebuilt, short_of
 from faults.suite import Outcome, interrupted
 
 VOLUME = bytes(range(16))
@@ -124,3 +124,25 @@ def test_a_case_is_found_by_its_names() -> None:
 def test_how_far_a_rebuild_is(progress: list[dict[str, object]], part: float) -> None:
     """A rebuild that has just begun has no ``doneBytes``: nought is left out of an object."""
     assert rebuilt({"nodes": [{"node": "n1"}, {"node": "n2", "progress": progress}]}) == part
+
+
+@pytest.mark.parametrize(
+    ("generation", "states", "done", "missing"),
+    [
+        pytest.param(4, ("InSync", "InSync"), None, "not dealt with", id="nobody has noticed the loss"),
+        pytest.param(4, ("InSync", "Stale"), 50, "not dealt with", id="a report of the rebuild before"),
+        pytest.param(5, ("InSync", "Rebuilding"), None, "too little", id="about to begin"),
+        pytest.param(5, ("InSync", "Rebuilding"), 49, "too little", id="short of it"),
+        pytest.param(5, ("InSync", "Rebuilding"), 50, "", id="there"),
+        pytest.param(5, ("InSync", "InSync"), None, "", id="over before anybody saw it"),
+    ],
+)
+def test_how_far_it_is_from_half_way(generation: int, states: tuple[str, str], done: int | None, missing: str) -> None:
+    """Two legs in sync before anybody has noticed the loss are no rebuild that is over."""
+    progress = [] if done is None else [{"leg": "c", "doneBytes": done, "totalBytes": 100}]
+    legs = [{"id": "a", "state": "Failed", "releasing": True}]
+    legs += [{"id": "b", "state": states[0]}, {"id": "c", "state": states[1]}]
+    status = {"mapping": {"generation": generation, "legs": legs}, "nodes": [{"node": "n1", "progress": progress}]}
+    said = short_of(status, 0.5, 4)
+    assert missing in said
+    assert bool(said) == bool(missing)

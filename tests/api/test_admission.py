@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from rendered import until_taken
 
 from lab.controlplane import ControlPlane
 from millpond_adapters.kube import Access, ApiKube
@@ -57,16 +57,7 @@ def policies(kubectl: Callable[..., str]) -> Iterator[None]:
     kubectl("delete", "-f", "-", stdin=template)
     kubectl("delete", "pods", "--all", "--force", "-n", NAMESPACE)
     kubectl("delete", "nodes", *NODES)
-    deadline = time.monotonic() + 20
-    while True:  # until the API server has forgotten the policies too
-        try:
-            kubectl("create", "-f", "-", "--dry-run=server", stdin=RINGING)
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                raise
-        else:
-            return
-        time.sleep(0.1)
+    until_taken(kubectl, RINGING)
 
 
 async def token(admin: ApiKube, account: str, node: str = "") -> str:

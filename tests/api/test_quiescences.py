@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 import pytest
-from rendered import rendered
+from rendered import rendered, until_taken
 from test_admission import nobody
 
 from lab.controlplane import ControlPlane
@@ -65,16 +64,7 @@ def rights(kubectl: Callable[..., str]) -> Iterator[None]:
     for account in ("keeper", "chief"):
         kubectl("delete", "clusterrolebinding", f"{NAMESPACE}-{account}")
     kubectl("delete", "--wait=false", "namespace", NAMESPACE, SHOP, OTHER)
-    deadline = time.monotonic() + 50
-    while True:  # until the API server has forgotten the policy: other tests make what it refuses
-        try:
-            kubectl("create", "-f", "-", "--dry-run=server", stdin=REFUSED)
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                raise
-        else:
-            return
-        time.sleep(0.1)
+    until_taken(kubectl, REFUSED)
 
 
 @pytest.fixture

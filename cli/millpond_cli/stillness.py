@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from millpond_core import quiesce
-from millpond_core.errors import DeadlineExceeded, NotFound
+from millpond_core.errors import DeadlineExceeded, MillpondError, NotFound
 from millpond_core.model import Quiescence
 from millpond_core.ports import Kube
 
@@ -40,7 +40,7 @@ class Outcome:
 
 
 async def hold(kube: Kube, made: Quiescence, command: Sequence[str], tell: Tell) -> Outcome:
-    """Wait until all is still; run ``command``, if there is one, and release. Cancelled: released too."""
+    """Wait until all is still; run ``command``, if there is one, and release. Released too when it is given up."""
     name = made.metadata.name
     try:
         q = await _until(kube, made, lambda q: q.status.phase == "Quiesced" or _over(q), tell)
@@ -55,8 +55,10 @@ async def hold(kube: Kube, made: Quiescence, command: Sequence[str], tell: Tell)
             return Outcome(outcome.quiescence, status)
         tell("it was over before the command ended: what that has seen may not be of one moment")
         return outcome
-    except asyncio.CancelledError:
-        await asyncio.shield(_ask_to_release(kube, name, tell))
+    except (asyncio.CancelledError, MillpondError):
+        # What nobody waits for any more is not to come about later, and hold.
+        with suppress(MillpondError):
+            await asyncio.shield(_ask_to_release(kube, name, tell))
         raise
 
 

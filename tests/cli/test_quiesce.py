@@ -137,6 +137,7 @@ async def test_nobody_waits_for_ever(kube: MemoryKube, monkeypatch: pytest.Monke
     monkeypatch.setattr(stillness, "RELEASE_SECONDS", 0.2)
     with pytest.raises(DeadlineExceeded, match="nothing has become of quiescence q in 0 s: does the operator run"):
         await followed(kube, pause=5)
+    assert (await kube.get(Quiescence, "q")).spec.release, "nor does it come about when nobody waits any more"
     with pytest.raises(DeadlineExceeded, match="is asked to end, and is Pending after"):
         await stillness.release(kube, "q", lambda _: None)
 

@@ -24,7 +24,8 @@ from millpond_core.model.quiescence import ClaimScope, QuiescenceSpec, Scope
 from millpond_operator import claims
 
 NAMESPACE = "millpond-scope-test"
-SHOP, OTHER = "shop", "other"
+SHOP, OTHER = "scope-shop", "scope-other"
+"""Of their own: nothing ends a namespace here, so one that another test has deleted stays."""
 MADE_BY_MASTER = {names.LABEL_MADE_BY: names.MASTER}
 NAMED = f"metadata: {{name: forgotten, labels: {{{names.LABEL_MADE_BY}: me}}}}"
 REFUSED = f"{{apiVersion: {API_VERSION}, kind: Quiescence, {NAMED}, spec: {{scope: {{cluster: true}}}}}}"
@@ -34,7 +35,7 @@ class People(NamedTuple):
     """Our adapter as each of those who write."""
 
     keeper: ApiKube
-    """Of claims in the namespace ``shop``."""
+    """Of claims in one namespace."""
     chief: ApiKube
     """May choose anything."""
     master: ApiKube
@@ -171,6 +172,6 @@ async def test_the_master_finds_claims_by_their_labels(people: People) -> None:
         return [sorted(each) for each in there.claims]
 
     db = {"app.kubernetes.io/name": "db"}
-    assert await found(db, {**db, "tier": "b"}, {}) == [["shop/db-0", "shop/db-1"], ["shop/db-1"], []]
+    assert await found(db, {**db, "tier": "b"}, {}) == [[f"{SHOP}/db-0", f"{SHOP}/db-1"], [f"{SHOP}/db-1"], []]
     refused = await claims.find(people.master, Find("u", (ClaimScope(namespace=SHOP, match_labels={"a&b": ""}),)), 7.0)
     assert "its labels cannot be asked for" in refused.error

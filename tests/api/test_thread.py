@@ -359,10 +359,10 @@ async def test_a_person_has_it_go_still_and_lets_it_go(
     assert status == 0
     assert re.search(r"^  n1: still at [0-9:.]{12} by its own clock, holds v1 for 60 s at most$", output, re.MULTILINE)
     print(output)
-    for phase in ("Instructed", "Draining", "Quiesced", "Released"):
+    for phase in ("Instructed", "Quiesced", "Released"):  # Draining may be over before the master looks
         assert re.search(rf"^ +\+\d+\.\d{{3}} s +{phase} ", output, re.MULTILINE), phase
 
-    status, _, told = await plugin.run("quiesce", "--volume", "v1", "--hold", "--for", "2", "--", "sleep", "6")
+    status, _, told = await plugin.run("quiesce", "--volume", "v1", "--hold", "--for", "8", "--", "sleep", "12")
     assert (status, "may not be of one moment" in told) == (4, True)
     newest = await written(newest)
     status, output, _ = await plugin.run("quiesce", "--volume", "v7", "--hold")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from millpond_cli.report import held
 from millpond_core import quiesce
 from millpond_core.errors import Invalid
 from millpond_core.instants import parse as instant
@@ -30,8 +31,8 @@ def explain(obj: Explained) -> list[str]:
 
 
 def _quiescence(q: Quiescence) -> Iterator[str]:
-    held = "reads and writes wait" if q.spec.hold_io else "reads and writes go on"
-    yield f"{q.metadata.name}: {q.status.phase}, {q.spec.reason}, {held}, {q.status.scope or 'scope not looked at yet'}"
+    scope = q.status.scope or "scope not looked at yet"
+    yield f"{q.metadata.name}: {q.status.phase}, {q.spec.reason}, {held(q)}, {scope}"
     yield f"  {q.status.message or 'nobody has acted upon it yet'}"
     if q.spec.message:
         yield f"  for: {q.spec.message}"

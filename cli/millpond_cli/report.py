@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from millpond_core import names, units
+from millpond_core import names, quiesce, units
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
-
-FINISHED = ("Released", "Expired", "Aborted")
 
 
 def status(
@@ -17,11 +15,15 @@ def status(
     quiescences: Sequence[Quiescence],
 ) -> list[str]:
     """One verdict, then one line for each thing that is not as it should be."""
+    going = [q for q in quiescences if q.status.phase not in quiesce.OVER]
     lines = [
         *_each("node", ((n.metadata.name, n.status.message) for n in nodes if n.status.phase not in ("", "Ready"))),
         *_each("device", ((d.metadata.name, d.status.message) for d in devices if d.status.phase != "Online")),
         *_each("volume", ((title(v), v.status.message) for v in volumes if v.status.phase != "Ready")),
-        *_each("going still", ((q.metadata.name, _quiescence(q)) for q in quiescences if not _finished(q))),
+        *_each(
+            "going still",
+            ((q.metadata.name, _quiescence(q)) for q in going),
+        ),
         *_each("held I/O", _held(volumes)),
     ]
     return [verdict(volumes), *lines]
@@ -68,13 +70,14 @@ def _legs_on(device: str, volume: VirtualVolume) -> Iterator[str]:
             yield f"{title(volume)}  leg {leg.id}, {units.format_bytes(length * units.UNIT_BYTES)}, {what}"
 
 
+def held(quiescence: Quiescence) -> str:
+    """Whether reads and writes wait for it."""
+    return "reads and writes wait" if quiescence.spec.hold_io else "reads and writes go on"
+
+
 def _quiescence(quiescence: Quiescence) -> str:
-    held = "reads and writes wait" if quiescence.spec.hold_io else "reads and writes go on"
-    return f"{quiescence.spec.reason}, {quiescence.status.phase}, {quiescence.status.acks} acknowledged, {held}"
-
-
-def _finished(quiescence: Quiescence) -> bool:
-    return quiescence.status.phase in FINISHED
+    status = quiescence.status
+    return f"{quiescence.spec.reason}, {status.phase}, {status.acks} acknowledged, {held(quiescence)}"
 
 
 def _held(volumes: Sequence[VirtualVolume]) -> Iterator[tuple[str, str]]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
+import asyncio
 
-from millpond_cli import report
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from millpond_cli import main, report
 from millpond_core.model import StorageDevice, VirtualVolume
+from millpond_core.testing.kube import MemoryKube
 
 
 def device(name: str, node: str, phase: str = "Online", message: str = "") -> StorageDevice:
@@ -61,3 +66,13 @@ def test_the_tree_shows_each_leg_under_its_device() -> None:
     assert lines[1] == "  shop/db-1  leg a, 1Gi, InSync"
     assert lines[3] == "  shop/db-1  leg b, 1Gi, Stale"
     assert report.tree([device("d1", "n1"), device("d2", "n2")], [DEGRADED], "d2") == lines[2:]
+
+
+@pytest.mark.parametrize(("command", "said"), [("status", "OK: 0 volumes"), ("tree", "d1  on n1, Pending")])
+def test_the_commands_read_the_database(command: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kube = MemoryKube()
+    asyncio.run(kube.create(device("d1", "n1")))
+    monkeypatch.setattr(main, "run", lambda _, work: asyncio.run(work(kube)))
+    shown = CliRunner().invoke(main.cli, [command])
+    assert (shown.exit_code, shown.exception) == (0, None)
+    assert said in shown.output

@@ -28,6 +28,9 @@ md's own floor is 1 MiB/s: on a busy volume of 50 GiB that is 14 hours on one co
 leaves two thirds of a gigabit link, and nearly all of an SSD, to the volume's users.
 """
 
+BACKGROUND_KIB = 1024
+"""The same for what can wait: md's own."""
+
 _SETTLE_SECONDS = 3.0
 FREEZE_SECONDS = 5.0
 RUN_SECONDS = 20.0  # running reads the bitmap through every gate
@@ -118,6 +121,8 @@ class MdRaid:
                     )
                 await sysfs.write(md / "raid_disks", str(slot + 1))
             await self._set_bits(md, dirty_chunks)
+            # Where an interrupted check was to end a rebuild would wait for ever, too.
+            await _unbounded(md)
             await self._take_in(md, slot, major_minor, component, in_sync=delta, write_mostly=write_mostly)
         except BaseException:
             if not was_frozen:
@@ -169,11 +174,33 @@ class MdRaid:
                 await self._discard(name, member)
         await sysfs.write(md / "sync_action", "idle")
 
-    async def set_speed(self, name: str, max_kib: int) -> None:
+    async def set_speed(self, name: str, max_kib: int, *, background: bool = False) -> None:
         md = self._md(name)
-        floor = min(FLOOR_KIB, max_kib) if max_kib else FLOOR_KIB
+        floor = BACKGROUND_KIB if background else FLOOR_KIB
+        floor = min(floor, max_kib) if max_kib else floor
         ceiling = str(max_kib) if max_kib else "system"
         await sysfs.write_all([(md / "sync_speed_min", str(floor)), (md / "sync_speed_max", ceiling)])
+
+    async def check(self, name: str, first: int, last: int) -> None:
+        md = self._md(name)
+        action = sysfs.read(md / "sync_action")
+        if action != "idle":
+            raise Busy(f"array {name} cannot be checked: {action} is under way")
+        await _unbounded(md)
+        await sysfs.write_all(
+            [
+                (md / "sync_min", str(first)),
+                (md / "sync_max", str(last)),
+                (md / "sync_action", "check"),
+            ]
+        )
+
+    async def end_check(self, name: str) -> None:
+        md = self._md(name)
+        if sysfs.read(md / "sync_action") == "check":
+            await sysfs.write(md / "sync_action", "idle", seconds=FREEZE_SECONDS)
+        await self.acknowledge(name)
+        await _unbounded(md)
 
     async def dirty_chunks(self, leg_device: str) -> Sequence[tuple[int, int]]:
         # In one request: block by block it took longer than anybody waits, over a slow link.
@@ -343,6 +370,11 @@ def _folders(md: Path) -> list[Path]:
     return [md / entry for entry in sysfs.entries(md) if entry.startswith("dev-")]
 
 
+async def _unbounded(md: Path) -> None:
+    """No bounds for what is copied or compared next. The end first: a beginning behind it is refused."""
+    await sysfs.write_all([(md / "sync_max", "max"), (md / "sync_min", "0")])
+
+
 def _half_added(member: Path) -> bool:
     """Whether md, let go, would write to a leg at the wrong offset, or take it for in sync."""
     words = _words(sysfs.peek(member / "state"))
@@ -373,6 +405,9 @@ def read_array(md: Path, name: str, device_nodes: Path = Path("/dev")) -> Array 
             sync_total_sectors=total,
             mismatch_count=int(sysfs.peek(f"{md}/mismatch_cnt", "0")),
             members=tuple(_members(md)),
+            sync_min_sectors=int(sysfs.peek(f"{md}/sync_min", "0")),
+            sync_max_sectors=None if (end := sysfs.peek(f"{md}/sync_max", "max")) == "max" else int(end),
+            last_sync_action=sysfs.peek(f"{md}/last_sync_action", "none"),
         )
     except NotFound:
         return None

@@ -63,7 +63,13 @@ class Array(msgspec.Struct, frozen=True, kw_only=True):
     sync_done_sectors: int
     sync_total_sectors: int
     mismatch_count: int
+    """Sectors that a check found to differ, since it began."""
     members: tuple[Member, ...]
+    sync_min_sectors: int = 0
+    """Where a check begins, or was interrupted."""
+    sync_max_sectors: int | None = None
+    """Where it waits for a word; None: it does not, or it came to the end of the array."""
+    last_sync_action: str = "none"
 
 
 class Controller(msgspec.Struct, frozen=True, kw_only=True):

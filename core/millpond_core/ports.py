@@ -152,8 +152,21 @@ class Md(Protocol):
         """``sync_action=idle``: long operations go on. Idempotent."""
         ...
 
-    async def set_speed(self, name: str, max_kib: int) -> None:
-        """Ceiling of rebuilds in KiB/s; 0: the system's."""
+    async def set_speed(self, name: str, max_kib: int, *, background: bool = False) -> None:
+        """Ceiling of what is copied or compared, in KiB/s; 0: the system's. ``background``: I/O goes first."""
+        ...
+
+    async def check(self, name: str, first: int, last: int) -> None:
+        """Begin to compare all members between two sectors of the array; returns at once.
+
+        ``Array.mismatch_count`` counts from 0. At ``last`` it waits for ``end_check``; at the end of the array it ends
+        by itself, then ``sync_max_sectors`` is None. Interrupted, by a failure or ``freeze``, it has
+        ``sync_min_sectors`` where it would go on. Busy: something else is copied or compared.
+        """
+        ...
+
+    async def end_check(self, name: str) -> None:
+        """End it, and forget where it was to end. Answers its write-pending. Idempotent."""
         ...
 
     async def dirty_chunks(self, leg_device: str) -> Sequence[tuple[int, int]]:

@@ -86,7 +86,9 @@ class Executor:
             steps.Acknowledge: lambda bench, s: ports.md.acknowledge(s.name),
             steps.Freeze: lambda bench, s: ports.md.freeze(s.name),
             steps.Unfreeze: lambda bench, s: ports.md.unfreeze(s.name),
-            steps.SetSpeed: lambda bench, s: ports.md.set_speed(s.name, s.max_kib),
+            steps.SetSpeed: lambda bench, s: ports.md.set_speed(s.name, s.max_kib, background=s.background),
+            steps.Check: lambda bench, s: ports.md.check(s.name, s.first, s.last),
+            steps.EndCheck: lambda bench, s: ports.md.end_check(s.name),
             steps.Stop: self._stop,
         }
 

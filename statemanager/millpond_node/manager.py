@@ -337,7 +337,7 @@ class StateManager:
                 frozen=array is None or action == "frozen",
                 suspended=report.front in ("Suspended", "None"),
                 generation=known.memory.generation,
-                checkpoint=f"{name}/{copying.leg}@{copying.done_bytes // 512}" if copying else "",
+                checkpoint=f"{name}/{copying.leg or 'scrub'}@{copying.done_bytes // 512}" if copying else "",
                 message="; ".join(known.planned.waits) or f"long operations: {action or 'none'}",
             )
         return found

@@ -29,7 +29,7 @@ from millpond_core.master import changes, node, planner, volume_status
 from millpond_core.master.steps import Act, Apply, Merge, Refuse, Wait, resting
 from millpond_core.master.world import Health, Object, World
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
-from millpond_core.model.virtualvolume import PathReport, Scrub
+from millpond_core.model.virtualvolume import PathReport
 from millpond_core.units import UNIT_BYTES
 
 
@@ -172,19 +172,6 @@ def test_a_volume_that_cannot_go_on_in_its_pods_is_not_ready_and_says_so() -> No
     fields = volume_status.status(world(there), there, Wait(), NOW)
     ready = next(one for one in fields["conditions"] if one.type == "Ready")
     assert (fields["message"], ready.status, ready.reason) == ("end its pods", "False", "NeedsNewPods")
-
-
-def test_a_schedule_that_nothing_acts_upon_is_called_so() -> None:
-    volume_ = mapped()
-    asked = msgspec.structs.replace(volume_, spec=msgspec.structs.replace(volume_.spec, scrub=Scrub(schedule="@daily")))
-    fields = volume_status.status(world(asked), asked, Wait(), NOW)
-    said = {each.type: each for each in fields["conditions"]}
-    assert said["Ready"].status == "True"
-    assert said["ScrubScheduled"].status == "False"
-    assert fields["message"] == said["ScrubScheduled"].message
-    assert "spec.scrub.schedule is not acted upon yet" in fields["message"]
-    without = volume_status.status(world(volume_), volume_, Wait(), NOW)
-    assert "ScrubScheduled" not in {each.type for each in without["conditions"]}
 
 
 def test_a_status_that_says_it_all_is_not_written_again() -> None:

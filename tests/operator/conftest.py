@@ -9,11 +9,12 @@ import pytest
 from harness import Cluster, MasterKube
 from simulated_time import SimulatedLoop
 
+SIMULATED = {"test_whole.py", "test_scrub.py"}
+
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The whole on kernels in memory runs in simulated time; the rest talks to servers, or has no timers."""
-    whole = item.path.name == "test_whole.py"
-    return {"simulated": SimulatedLoop} if whole else {"ordinary": asyncio.SelectorEventLoop}
+    return {"simulated": SimulatedLoop} if item.path.name in SIMULATED else {"ordinary": asyncio.SelectorEventLoop}
 
 
 @pytest.fixture

@@ -80,6 +80,8 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
             kept.append(leg)
             absent.append((leg, loss))
             deferred.add(leg.id)
+        elif leg.id in volume.spec.scrub.distrusted and leg.state != "Failed":
+            lost.append((leg, v.Loss(math.inf, f"leg {leg.id} differs from another and is not to be trusted")))
         elif leg.state == "Failed" or (loss and now >= loss.since + grace):
             lost.append((leg, loss or v.Loss(math.inf, f"leg {leg.id} has failed")))
         elif loss:

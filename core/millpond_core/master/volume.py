@@ -19,7 +19,7 @@ from millpond_core.allocator import Need, Place, Refusal, allocate, topology_val
 from millpond_core.errors import Invalid
 from millpond_core.instants import stamp
 from millpond_core.machine import USABLE
-from millpond_core.master import attaching, changes, deleting
+from millpond_core.master import attaching, changes, deleting, scrub
 from millpond_core.master import volumes as v
 from millpond_core.master.steps import Act, Create, Decision, Merge, Notice, Patch, Refuse, Wait, resting
 from millpond_core.master.world import World, concerned
@@ -242,6 +242,7 @@ LADDER: tuple[Rung, ...] = (
     quiesced,
     labelled,
     forgotten,
+    scrub.scrubbed,
 )
 DELETING: tuple[Rung, ...] = (deleting.decide,)
 

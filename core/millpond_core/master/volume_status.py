@@ -4,7 +4,7 @@ Ready           usable as it is now; kubectl wait --for=condition=Ready
 Progressing     something is under way that ends by itself
 Degraded        fewer copies in reach than asked for
 Holding         reads and writes wait: who holds them, since when, what ends it
-ScrubScheduled  false, there only where a schedule is asked for that nothing acts upon
+LegsEqual       the last comparison of the legs found no difference; there once there was one
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from millpond_core import names
 from millpond_core.errors import Invalid
 from millpond_core.instants import clock, span
 from millpond_core.machine import USABLE
-from millpond_core.master import changes, conditions
+from millpond_core.master import changes, conditions, scrub
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import Says
 from millpond_core.master.steps import Act, Apply, Decision, Notice, Refuse, Wait
@@ -40,9 +40,9 @@ def status(world: World, volume: VirtualVolume, decision: Decision, now: float) 
     phase = v.phase(world, volume)
     copies = f"{len(v.in_reach(world, volume))}/{volume.spec.layout.copies}" if volume.status.mapping.generation else ""
     says, message = _says(world, volume, phase, decision, now)
-    if volume.spec.scrub.schedule:
-        says.append(Says("ScrubScheduled", False, "NotSupported", _NO_SCRUB))
-        message = message or _NO_SCRUB
+    if compared := scrub.says(volume):
+        says.append(compared)
+        message = message if compared.true else "; ".join(part for part in (message, compared.message) if part)
     return {
         "observed_generation": max(volume.metadata.generation, 1),
         "phase": phase,
@@ -77,6 +77,7 @@ def _says(
         reason, message = "NoCopyInReach", _unreachable(world, volume)
     if usable and (severed := _severed(volume)):
         usable, reason, message = False, "NeedsNewPods", severed
+    message = message or scrub.progress(volume)
     message = "; ".join(dict.fromkeys(part for part in (held, message) if part))
     ready = Says("Ready", usable, ("Degraded" if degraded else "AllCopies") if usable else reason or phase, message)
     progressing = Says("Progressing", bool(under_way), reason or phase if under_way else "Settled", under_way)
@@ -251,4 +252,3 @@ _STOPPED = (
     f"{_CANNOT_COPY}, no leg in sync can be read in one place, named in the kernel's log on {{node}}: pods that read "
     "it get an error, writing it anew may heal it; tried again within the hour"
 )
-_NO_SCRUB = "spec.scrub.schedule is not acted upon yet: the legs are not compared"

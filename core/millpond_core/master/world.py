@@ -102,6 +102,8 @@ class World:
         """By node: the volumes that concern it."""
         self._rebuilding: dict[str, int] = defaultdict(int)
         """By node: rebuilds that count there; all of them at ``""``."""
+        self._scrubbed: dict[str, set[str]] = defaultdict(set)
+        """By node: the volumes that are compared there."""
         self._uuids: dict[str, str] = {}
         self._called: dict[str, set[str]] = defaultdict(set)
         """By spec.uuid: the names of the volumes that have it; more than one where an object was copied."""
@@ -172,6 +174,10 @@ class World:
     def rebuilding(self, node: str = "") -> int:
         """How many legs of attached volumes are being rebuilt, with a part of it on ``node``; empty: anywhere."""
         return self._rebuilding.get(node, 0)
+
+    def scrubbed_at(self, node: str) -> set[str]:
+        """Names of the volumes whose legs are compared right now and that concern a node."""
+        return set(self._scrubbed.get(node, ()))
 
     def volumes_on(self, uuid: str) -> set[str]:
         """Names of the volumes with an extent on a device."""
@@ -253,6 +259,8 @@ class World:
                 self._runs[extent.device_uuid].setdefault(name, []).append((extent.start, extent.length))
         for node in _rebuilding(obj):
             self._rebuilding[node] += 1
+        for node in concerned(obj) if scrubbing(obj) else ():
+            self._scrubbed[node].add(name)
 
     def _forget(self, obj: Object) -> None:
         if isinstance(obj, StorageDevice):
@@ -267,6 +275,7 @@ class World:
             del self._called[obj.spec.uuid]
         for node in concerned(obj):
             self._at[node].discard(name)
+            self._scrubbed[node].discard(name)
         for leg in (*obj.status.mapping.legs, *obj.status.spares):
             for uuid in {extent.device_uuid for extent in leg.extents}:
                 self._legs[uuid] -= 1
@@ -286,6 +295,12 @@ def _rebuilding(volume: VirtualVolume) -> Iterator[str]:
     for leg in volume.status.mapping.legs if attach else ():
         if leg.state == "Rebuilding" and not leg.releasing and leg.id not in stopped:
             yield from ("", *{leg.node, attach})
+
+
+def scrubbing(volume: VirtualVolume) -> bool:
+    """Whether a comparison of its legs is instructed and has not come to its end."""
+    wanted, last = volume.status.scrub, volume.status.last_scrub
+    return wanted is not None and (last is None or last.number < wanted.number)
 
 
 def concerned(volume: VirtualVolume) -> set[str]:

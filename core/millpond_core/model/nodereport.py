@@ -69,6 +69,26 @@ class Progress(Wire, frozen=True, kw_only=True):
     halted: Annotated[bool, Meta(description="Halted by a quiescence.")] = False
 
 
+class Place(Wire, frozen=True, kw_only=True):
+    """A run of bytes of the volume."""
+
+    start_bytes: Annotated[int, Meta(description="First byte.", ge=0)]
+    length_bytes: Annotated[int, Meta(description="Number of bytes.", ge=1)]
+
+
+class ScrubReport(Wire, frozen=True, kw_only=True):
+    """A comparison of the legs as the attach node sees it."""
+
+    number: Annotated[int, Meta(description="Of status.scrub that this is about.", ge=0)]
+    done_bytes: Annotated[int, Meta(description="Compared for good, from the start: it goes on from here.", ge=0)] = 0
+    places: Annotated[
+        list[Place],
+        Meta(description="Where the legs differ, seen twice, to a mebibyte.", max_length=16),
+    ] = []
+    more: Annotated[bool, Meta(description="There are more places than are told.")] = False
+    ended: Annotated[bool, Meta(description="All of the volume was compared.")] = False
+
+
 class NodeReport(Wire, frozen=True, kw_only=True):
     """One node's part of the volume; written by its state manager alone."""
 
@@ -106,6 +126,7 @@ class NodeReport(Wire, frozen=True, kw_only=True):
         ),
     ] = []
     progress: Annotated[list[Progress], Meta(description="Long operations running here.", max_length=32)] = []
+    scrub: Annotated[ScrubReport | None, Meta(description="The last comparison of the legs that it began.")] = None
     longest_hold_ms: Annotated[
         int, Meta(description="Longest time a gate or a suspended front held I/O since attach, in ms.", ge=0)
     ] = 0

@@ -7,7 +7,17 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from millpond_core.model.meta import UUID_PATTERN, Column, Condition, ObjectMeta, Rule, Wire, keyed
-from millpond_core.model.nodereport import FrontState, GateMode, LegReport, NodeReport, PathReport, PathState, Progress
+from millpond_core.model.nodereport import (
+    FrontState,
+    GateMode,
+    LegReport,
+    NodeReport,
+    PathReport,
+    PathState,
+    Place,
+    Progress,
+    ScrubReport,
+)
 from millpond_core.model.record import Attachment, Extent, Leg, LegState, Mapping
 from millpond_core.model.volumespec import (
     MAX_SIZE,
@@ -40,10 +50,15 @@ __all__ = [
     "OnFailure",
     "PathReport",
     "PathState",
+    "Place",
     "Placement",
     "Progress",
     "Rebuild",
     "Scrub",
+    "ScrubInstruction",
+    "ScrubReason",
+    "ScrubReport",
+    "ScrubResult",
     "VirtualVolume",
     "VirtualVolumeSpec",
     "VirtualVolumeStatus",
@@ -51,6 +66,26 @@ __all__ = [
 ]
 
 VolumePhase = Literal["Pending", "Preparing", "Ready", "Degraded", "Faulted", "Deleting"]
+ScrubReason = Literal["Schedule", "Request"]
+
+
+class ScrubInstruction(Wire, frozen=True, kw_only=True):
+    """The attach node is to compare the legs."""
+
+    number: Annotated[int, Meta(description="Counts them.", ge=1)]
+    reason: Annotated[ScrubReason, Meta(description="Schedule or Request.")]
+    begun_at: Annotated[str, Meta(description="When it was instructed (RFC 3339).")]
+
+
+class ScrubResult(Wire, frozen=True, kw_only=True):
+    """What a comparison of the legs has found."""
+
+    number: Annotated[int, Meta(description="Of the instruction.", ge=1)]
+    reason: Annotated[ScrubReason, Meta(description="Schedule or Request.")]
+    begun_at: Annotated[str, Meta(description="When it was instructed (RFC 3339).")]
+    ended_at: Annotated[str, Meta(description="When the attach node was heard to have ended it (RFC 3339).")]
+    places: Annotated[list[Place], Meta(description="Where the legs differ.", max_length=16)] = []
+    more: Annotated[bool, Meta(description="There are more places than are told.")] = False
 
 
 class ClaimRef(Wire, frozen=True, kw_only=True):
@@ -89,6 +124,10 @@ class VirtualVolumeStatus(Wire, frozen=True, kw_only=True):
         list[NodeReport],
         Meta(description="What each node has made of it, by node.", max_length=16, extra_json_schema=keyed("node")),
     ] = []
+    scrub: Annotated[
+        ScrubInstruction | None, Meta(description="The last comparison of the legs that was instructed.")
+    ] = None
+    last_scrub: Annotated[ScrubResult | None, Meta(description="The last that came to its end.")] = None
     claim_ref: Annotated[ClaimRef | None, Meta(description="The claim that this volume serves.")] = None
     message: Annotated[str, Meta(description="One sentence: what, why, what next, until when.")] = ""
     conditions: Annotated[
@@ -136,6 +175,7 @@ class VirtualVolume(Wire, frozen=True, kw_only=True):
         Column("Message", ".status.message"),
         Column("Epoch", ".status.attachment.epoch", "integer", wide=True),
         Column("Record", ".status.mapping.recordSeq", "integer", wide=True),
+        Column("Scrubbed", ".status.lastScrub.endedAt", "date", wide=True),
         Column("UUID", ".spec.uuid", wide=True),
         Column("Age", ".metadata.creationTimestamp", "date", wide=True),
     )

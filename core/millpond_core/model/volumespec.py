@@ -12,6 +12,7 @@ from millpond_core.model.meta import (
     NODE_PATTERN,
     POOL_PATTERN,
     REQUIRED,
+    UNIQUE,
     UUID_PATTERN,
     Rule,
     Wire,
@@ -102,12 +103,31 @@ class Scrub(Wire, frozen=True, kw_only=True):
     schedule: Annotated[
         str,
         Meta(
-            description="Mutable. When to compare the legs: five cron fields or @daily and the like; empty: never. "
-            "Accepted, but not acted upon yet.",
+            description="Mutable. When to compare the legs, in UTC: five cron fields or @daily and the like; empty: "
+            "never.",
             pattern=CRON_PATTERN,
             max_length=64,
         ),
     ] = ""
+    requested_at: Annotated[
+        str | None,
+        Meta(
+            description="Mutable. Compare the legs once, at this time (RFC 3339) or as soon as possible after it.",
+            extra_json_schema={"format": "date-time"},
+        ),
+    ] = None
+    distrusted: Annotated[
+        list[Annotated[str, Meta(pattern="^[a-z]{1,4}$", max_length=4)]],
+        Meta(
+            description="Mutable. Legs that differ and are not the right ones, as a person has found: each is given up "
+            "and a new one is copied from the others.",
+            max_length=8,
+            extra_json_schema=UNIQUE,
+        ),
+    ] = []
+    max_rate: Annotated[
+        int, Meta(description="Mutable. Ceiling of a comparison in KiB/s; 0: whatever reads and writes leave.", ge=0)
+    ] = 0
 
 
 class OnFailure(Wire, frozen=True, kw_only=True):

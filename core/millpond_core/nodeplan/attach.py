@@ -13,7 +13,7 @@ from __future__ import annotations
 from millpond_core import layout, names
 from millpond_core.instants import span
 from millpond_core.model.virtualvolume import Leg
-from millpond_core.nodeplan import losing, paths
+from millpond_core.nodeplan import losing, paths, scrubbing
 from millpond_core.nodeplan.attaching import NOTHING, Attaching
 from millpond_core.nodeplan.stack import faulty, in_sync
 from millpond_core.nodeplan.steps import (
@@ -210,9 +210,7 @@ def front(plan: Attaching) -> bool:
                 why=f"{plan.volume.metadata.name} is ready at {names.dm_path(names.front(plan.uuid))}",
             )
         )
-    rate = plan.volume.spec.rebuild.max_rate
-    if rate != plan.memory.max_rate:
-        plan.steps += [SetSpeed(name=array.name, max_kib=rate), Remember(changes={"max_rate": rate})]
+    _limit(plan, array.name)
     frozen = array.sync_action == "frozen"
     if plan.around.halted and not frozen:
         if all(plan.up(leg.id) for leg in plan.insync()):
@@ -229,6 +227,18 @@ def front(plan: Attaching) -> bool:
     elif front is not None and front.suspended and not plan.around.hold:
         plan.steps.append(Resume(name=front.name, why="reads and writes go on"))
     return bool(plan.steps)
+
+
+def _limit(plan: Attaching, array: str) -> None:
+    """How fast is copied, or compared where nothing is to be copied."""
+    spec, memory = plan.volume.spec, plan.memory
+    background = scrubbing.under_way(plan) and all(leg.state == "InSync" for leg in plan.wanted())
+    rate = spec.scrub.max_rate if background else spec.rebuild.max_rate
+    if (rate, background) != (memory.max_rate, memory.background):
+        plan.steps += [
+            SetSpeed(name=array, max_kib=rate, background=background),
+            Remember(changes={"max_rate": rate, "background": background}),
+        ]
 
 
 def _by_id(leg: Leg) -> tuple[int, str]:
@@ -248,7 +258,7 @@ def maintain(plan: Attaching) -> None:
         return
     if begin(plan) or losing.give_up(plan, back=True):
         return
-    rungs = (losing.demote, losing.drop, paths.connect, assemble, take_back, front)
+    rungs = (losing.demote, losing.drop, paths.connect, assemble, take_back, front, scrubbing.compare)
     for rung in rungs:
         if rung(plan):
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from millpond_core import names
 from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import FrontState, GateMode, NodeReport, PathReport, PathState, Progress
-from millpond_core.nodeplan import leave, legs
+from millpond_core.nodeplan import leave, legs, scrubbing
 from millpond_core.nodeplan.attach import maintain
 from millpond_core.nodeplan.attaching import NOTHING, Attaching
 from millpond_core.nodeplan.stack import faulty, in_sync
@@ -101,7 +101,8 @@ def _report(attaching: Attaching, on_disk: legs.LegsPlan, *, fenced: bool) -> No
         device=names.dm_path(names.front(volume.spec.uuid)) if front in ("Active", "Suspended") else "",
         legs=list(on_disk.reports),
         paths=_paths(attaching),
-        progress=_progress(attaching),
+        progress=[*_progress(attaching), *scrubbing.progress(attaching)],
+        scrub=scrubbing.report(memory.scrub),
         longest_hold_ms=memory.longest_hold_ms,
         message="; ".join(waits),
     )

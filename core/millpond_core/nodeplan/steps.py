@@ -224,6 +224,19 @@ class Unfreeze(Step, frozen=True, kw_only=True):
 class SetSpeed(Step, frozen=True, kw_only=True):
     name: str
     max_kib: int
+    background: bool = False
+
+
+class Check(Step, frozen=True, kw_only=True):
+    """Compare the members between two sectors."""
+
+    name: str
+    first: int
+    last: int
+
+
+class EndCheck(Step, frozen=True, kw_only=True):
+    name: str
 
 
 class Stop(Step, frozen=True, kw_only=True):

@@ -53,6 +53,27 @@ class LegMemory(msgspec.Struct, frozen=True, kw_only=True):
     """When the next is begun (CLOCK_BOOTTIME)."""
 
 
+class ScrubMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a comparison of the legs has come. In sectors of the array; a run is (first, behind the last)."""
+
+    number: int = 0
+    done: int = 0
+    """Compared, from the start."""
+    again: tuple[tuple[int, int], ...] = ()
+    """Runs that differed, to be looked at once more in parts; the last is the next."""
+    running: tuple[int, int] | None = None
+    """The run that md is given."""
+    handed: bool = False
+    """It has it: a run that is over may be this one."""
+    differs: bool = False
+    """A part of it that md had compared before it was interrupted differed."""
+    places: tuple[tuple[int, int], ...] = ()
+    """Found, in the order of finding."""
+    more: bool = False
+    """There are more, and nobody looked where."""
+    ended: bool = False
+
+
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """What cannot be read from the kernel; kept under /run, so it goes when the kernel's state goes."""
 
@@ -80,13 +101,16 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Mapping generation in force here."""
     record_seq: int = 0
     max_rate: int = 0
+    background: bool = False
+    """What is limited to that yields to reads and writes."""
+    scrub: ScrubMemory = ScrubMemory()
     longest_hold_ms: int = 0
 
 
 def begun(epoch: int, legs: Mapping[str, LegMemory]) -> dict[str, Any]:
     """Changes of ``Memory`` as a stack begins under ``epoch``; with 0 and no legs: as one is gone."""
     blank = Memory()
-    fields = ("assembled", "leaving", "broken", "broken_why", "dirty", "max_rate")
+    fields = ("assembled", "leaving", "broken", "broken_why", "dirty", "max_rate", "background")
     return {"epoch": epoch, "legs": dict(legs), **{field: getattr(blank, field) for field in fields}}
 
 

@@ -7,6 +7,8 @@
 * A member that failed leaves when the writes that failed on it are done on all others (e2e/faults found it).
 * A failed write on the last good member breaks the array for every later write (kernel-facts 16).
 * A rebuild ends at a place that can be read from no leg; its target loses its slot (tests/kernel, ``test_medium.py``).
+* A check waits where it was told to end, and what was told stays when it is interrupted: a rebuild would wait there,
+  too. One that comes to the end of the array is over, and forgets it (tests/kernel, ``test_check.py``).
 * Bits are cleared lazily, each leg flushed before its own copy of the bit goes; never while a member is missing.
 """
 
@@ -88,6 +90,13 @@ class MdArray:
         self.frozen = False
         self.broken = False
         self.speed = 0
+        self.checking = False
+        self.checked = 0
+        """Chunks that the check has passed."""
+        self.sync_min = 0
+        self.sync_max: int | None = None
+        self.mismatches = 0
+        self.last_action = "none"
         self.writes: list[Write] = []
         self.needed: set[int] = set()
         """Chunks that a missing member lacks."""
@@ -98,7 +107,8 @@ class MdArray:
 
     def observed(self) -> Array:
         copying = self.copying()
-        action = "frozen" if self.frozen else "recover" if copying else "idle"
+        action = "frozen" if self.frozen else "recover" if copying else "check" if self.checking else "idle"
+        done = copying[0].copied if copying else self.checked
         return Array(
             name=self.name,
             device=f"/dev/md_{self.name}",
@@ -108,10 +118,13 @@ class MdArray:
             component_sectors=self.component_sectors,
             degraded=self.raid_disks - sum(m.good for m in self.members),
             sync_action=action,
-            sync_done_sectors=copying[0].copied * self.chunk if copying else 0,
-            sync_total_sectors=self.component_sectors if copying else 0,
-            mismatch_count=0,
+            sync_done_sectors=self._sector(done) if copying or self.checking else 0,
+            sync_total_sectors=self.component_sectors if copying or self.checking else 0,
+            mismatch_count=self.mismatches,
             members=tuple(m.observed(self.chunk) for m in self.members),
+            sync_min_sectors=self.sync_min,
+            sync_max_sectors=self.sync_max,
+            last_sync_action=self.last_action,
         )
 
     def member(self, number: str) -> MdMember | None:
@@ -227,6 +240,7 @@ class MdArray:
             return
         member.faulty = member.blocked = True
         self.state = "write-pending"
+        self.interrupt()
 
     # --- rebuilding, and what md does by itself as time goes by ---
 
@@ -237,15 +251,60 @@ class MdArray:
                 for _ in range(chunks):
                     if not self._copy(member):
                         break
+            for _ in range(chunks):
+                if not self._compare():
+                    break
         self._fade()
+
+    def check(self, first: int, last: int) -> None:
+        """Begin to compare between two sectors, which are whole chunks here."""
+        self.checking, self.checked = True, first // self.chunk
+        self.sync_min, self.sync_max = first, last
+        self.mismatches, self.last_action = 0, "check"
+
+    def interrupt(self) -> None:
+        """A check goes on where it stood, when it is begun again."""
+        if self.checking:
+            self.checking, self.sync_min = False, self._sector(self.checked)
+
+    def _compare(self) -> bool:
+        """One chunk. False: the check waits, or there is none."""
+        at = self._sector(self.checked)
+        if not self.checking or self.copying() or (self.sync_max is not None and at >= self.sync_max):
+            return False
+        first, last = BITMAP_SECTORS + at, BITMAP_SECTORS + self._sector(self.checked + 1)
+        members = [m for m in self.members if m.good]
+        sectors = {first}.union(*(self.machine.sectors(m.major_minor, first, last) for m in members))
+        for sector in sorted(sectors):
+            found = set()
+            for member in members:
+                probe = Request("read", sector)
+                outcome = self.machine.attempt(member.major_minor, probe)
+                if outcome == "error":
+                    self.error(member)
+                if outcome != "ok":
+                    return False
+                found.add(probe.value)
+            self.mismatches += BLOCK_SECTORS if len(found) > 1 else 0
+        self.checked += 1
+        if self.checked == self.chunks:
+            self.checking, self.sync_min, self.sync_max = False, 0, None
+            self.state = "write-pending"
+        return True
+
+    def _sector(self, chunk: int) -> int:
+        return min(chunk * self.chunk, self.component_sectors)
 
     def _copy(self, member: MdMember) -> bool:
         """One chunk. False: the rebuild is over or cannot go on."""
         if member.in_sync or member.faulty:
             return False
         still = len(self.placed()) < max(self.raid_disks, len(self.members))
+        self.last_action = "recover"
         while member.copied < self.chunks:
             at = member.copied
+            if self.sync_max is not None and self._sector(at) >= self.sync_max:
+                return False
             if member.delta and at not in self.needed:
                 member.copied += 1
                 continue

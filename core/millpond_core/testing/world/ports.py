@@ -224,6 +224,8 @@ class MemoryMd(_Port):
             if delta:
                 raise Invalid(f"slot {slot} of array {name} is new, so its bitmap knows nothing of {major_minor}")
             array.raid_disks = slot + 1
+        array.interrupt()
+        array.sync_min, array.sync_max = 0, None
         array.set_bits(list(dirty_chunks))
         array.members.append(MdMember(major_minor, slot, in_sync=False, delta=delta, write_mostly=write_mostly))
         array.write_all_bits()
@@ -270,6 +272,7 @@ class MemoryMd(_Port):
             self.machine.attempt(m.major_minor, Request("read")) == "ok" for m in array.members if m.good
         ):
             raise DeadlineExceeded(f"array {name} did not freeze: no source can be read")
+        array.interrupt()
         array.frozen = True
         await self.acknowledge(name)
 
@@ -278,9 +281,25 @@ class MemoryMd(_Port):
         self._get(name).frozen = False
         self._done()
 
-    async def set_speed(self, name: str, max_kib: int) -> None:
-        await self._step(f"md speed {name}")
+    async def set_speed(self, name: str, max_kib: int, *, background: bool = False) -> None:
+        await self._step(f"md speed {name}{' background' if background else ''}")
         self._get(name).speed = max_kib
+
+    async def check(self, name: str, first: int, last: int) -> None:
+        await self._step(f"md check {name} {first} {last}")
+        array = self._get(name)
+        if array.observed().sync_action != "idle":
+            raise Busy(f"array {name} cannot be checked: {array.observed().sync_action} is under way")
+        array.check(first, last)
+        self._done()
+
+    async def end_check(self, name: str) -> None:
+        await self._step(f"md end_check {name}")
+        array = self._get(name)
+        array.interrupt()
+        await self.acknowledge(name)
+        array.sync_min, array.sync_max = 0, None
+        self._done()
 
     async def dirty_chunks(self, leg_device: str) -> Sequence[tuple[int, int]]:
         number = self.machine.by_name(leg_device)

@@ -123,3 +123,29 @@ async def test_the_last_leg_survives_what_it_cannot_read(volume: Volume, spoil: 
     await volume.write(3)
     (member,) = (await md.get(volume.array)).members  # type: ignore[union-attr]
     assert "in_sync" in member.flags
+
+
+async def test_a_check_writes_anew_what_one_leg_cannot_read(volume: Volume, spoil: Callable[[bool], object]) -> None:
+    """It counts as a difference; the leg stays. Once the disk has taken the write there is none any more."""
+    await volume.legs("ab")
+    await volume.assemble("ab")
+    await volume.write(BAD, 4)
+    sectors = BLOCK // 512
+
+    async def checked() -> int:
+        await md.check(volume.array, BAD * sectors, (BAD + 2) * sectors)
+
+        async def arrived() -> bool:
+            array = await volume.look()
+            return array.sync_action != "check" or array.sync_done_sectors >= (BAD + 2) * sectors
+
+        await until(arrived, "compared", seconds=20)
+        found = (await volume.look()).mismatch_count
+        await md.end_check(volume.array)
+        return found
+
+    spoil(True)
+    assert await checked() == sectors
+    assert all({"in_sync"} <= member.flags and member.errors for member in (await volume.look()).members[:1])
+    spoil(False)
+    assert await checked() == 0

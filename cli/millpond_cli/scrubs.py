@@ -1,0 +1,121 @@
+"""A comparison of legs, from its request to what it found, as a person at a terminal follows it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from millpond_cli.stillness import Tell
+from millpond_core import names
+from millpond_core.errors import DeadlineExceeded, Invalid, NotFound
+from millpond_core.instants import parse, stamp
+from millpond_core.model import VirtualVolume
+from millpond_core.ports import Kube
+
+EQUAL, DIFFER = 0, 3
+"""Exit statuses."""
+
+SILENCE_SECONDS = 120.0
+"""For so long nothing may be heard of what is to be compared."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was found, and the exit status that says so."""
+
+    volume: VirtualVolume
+    status: int
+
+
+async def find(kube: Kube, name: str) -> VirtualVolume:
+    """By its own name or its claim's, as namespace/name. Raises NotFound."""
+    if "/" not in name:
+        return await kube.get(VirtualVolume, name)
+    for volume in await kube.list(VirtualVolume):
+        if volume.metadata.annotations.get(names.ANNOTATION_CLAIM) == name:
+            return volume
+    raise NotFound(f"no volume serves claim {name}: `kubectl millpond tree` lists them")
+
+
+def request(volume: VirtualVolume, now: float) -> dict[str, Any]:
+    """The merge patch that asks for it. Raises Invalid where there is nothing to compare."""
+    _comparable(volume)
+    return {"spec": {"scrub": {"requestedAt": stamp(now)}}}
+
+
+def trusting(volume: VirtualVolume, keep: str) -> dict[str, Any]:
+    """The merge patch by which every leg but ``keep`` is made anew from it. Raises Invalid."""
+    _comparable(volume)
+    legs = {leg.id: leg.state for leg in volume.status.mapping.legs if not leg.releasing}
+    if legs.get(keep) != "InSync":
+        there = ", ".join(f"{leg} ({state})" for leg, state in sorted(legs.items()))
+        raise Invalid(f"{volume.metadata.name} has no leg {keep!r} in sync: it has {there}")
+    return {"spec": {"scrub": {"distrusted": sorted({*volume.spec.scrub.distrusted, *legs} - {keep})}}}
+
+
+async def follow(kube: Kube, volume: VirtualVolume, tell: Tell) -> Compared:
+    """Until the comparison that ``volume`` asks for has ended. Raises DeadlineExceeded when nothing is heard of it."""
+    asked = parse(volume.spec.scrub.requested_at) or 0.0
+    said = ""
+    async with aclosing(_versions(kube, volume)) as versions:
+        async for seen in versions:
+            last = seen.status.last_scrub
+            if last is not None and (parse(last.begun_at) or 0.0) >= asked:
+                return Compared(seen, DIFFER if last.places else EQUAL)
+            if seen.status.message not in ("", said):
+                said = seen.status.message
+                tell(f"{seen.metadata.name}: {said}")
+    raise NotFound(f"volume {volume.metadata.name} was deleted")
+
+
+def found(volume: VirtualVolume) -> list[str]:
+    """Lines for a person: the verdict, and each place where the legs differ."""
+    last = volume.status.last_scrub
+    assert last is not None
+    lines = [f"{volume.metadata.name}: {_verdict(volume)}"]
+    lines += [f"  {place.length_bytes} bytes from {place.start_bytes}" for place in last.places]
+    if last.more:
+        lines.append("  and more, which were not looked for")
+    if last.places:
+        lines.append(f"  once you know which leg is right: kubectl millpond scrub {volume.metadata.name} --keep LEG")
+    return lines
+
+
+def _verdict(volume: VirtualVolume) -> str:
+    said = next((c.message for c in volume.status.conditions if c.type == "LegsEqual"), "")
+    last = volume.status.last_scrub
+    assert last is not None
+    return said or (f"copies differ in {len(last.places)} place(s)" if last.places else "all copies are equal")
+
+
+def _comparable(volume: VirtualVolume) -> None:
+    if volume.spec.layout.copies == 1:
+        raise Invalid(f"{volume.metadata.name} has one copy: there is nothing to compare it with")
+
+
+async def _versions(kube: Kube, volume: VirtualVolume) -> AsyncGenerator[VirtualVolume, None]:
+    name = volume.metadata.name
+    yield volume
+    watch = kube.watch(VirtualVolume, fields=f"metadata.name={name}")
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                event, seen = await anext(watch)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"nothing was heard of volume {name} in {SILENCE_SECONDS:.0f} s, it is: "
+                f"{volume.status.message or volume.status.phase}. What was asked for stands, and begins when it can"
+            ) from None
+        if event == "DELETED":
+            return
+        if event != "SYNCED":
+            volume = seen
+            yield seen
+
+
+def all_of(outcomes: Sequence[Compared]) -> int:
+    """One exit status for several."""
+    return max((outcome.status for outcome in outcomes), default=EQUAL)

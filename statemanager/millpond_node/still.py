@@ -179,7 +179,9 @@ class Still:
         self.instructions[instruction.uid] = instruction
 
     def _prune(self) -> None:
-        over = [i for i in self.instructions.values() if i.over]
+        # Forgotten while the doorbell names it, it would be taken for a new one and hold anew after its deadline.
+        rings = self._bell or frozenset()
+        over = [i for i in self.instructions.values() if i.over and i.name not in rings]
         for instruction in sorted(over, key=lambda i: i.deadline)[: max(0, len(over) - still.KEPT)]:
             del self.instructions[instruction.uid]
             self._store.forget(instruction.uid)

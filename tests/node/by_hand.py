@@ -208,7 +208,9 @@ class ByHand:
             )
         )
         for node in nodes:
-            await self.kube.merge(StorageNode, node, {"metadata": {"annotations": {names.ANNOTATION_QUIESCE: name}}})
+            rings = self.snode(node).metadata.annotations.get(names.ANNOTATION_QUIESCE, "")
+            bell = ",".join(sorted({*rings.split(","), name} - {""}))
+            await self.kube.merge(StorageNode, node, {"metadata": {"annotations": {names.ANNOTATION_QUIESCE: bell}}})
 
     async def silence(self, *nodes: str) -> None:
         for node in nodes:

@@ -10,6 +10,7 @@ from node_cluster import Cluster
 
 from millpond_core import names
 from millpond_core.model.virtualvolume import OnFailure
+from millpond_core.nodeplan import still
 from millpond_node import holds
 from millpond_node.watchdog import Watchdog
 
@@ -188,3 +189,18 @@ async def test_a_new_generation_comes_into_force_under_the_hold(tmp_path: Path) 
         await cluster.until(lambda: next(r for r in cluster.report("v", "n2").legs if r.id == "b").released)
         label = cluster.machine("n2").slots["nvme1"].labels[-1]
         assert label.legs == ()
+
+
+async def test_what_is_over_never_begins_anew_however_many_ring(tmp_path: Path) -> None:
+    """No master silences the doorbell, and there are more instructions than a node keeps."""
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        await mirrored(cluster)
+        every = [f"q{number}" for number in range(still.KEPT + 2)]
+        for name in every:
+            await cluster.ring(name, "v", nodes=("n1",), hold_io=True, deadline=10)
+        await cluster.until(lambda: phase(cluster, "n1", every[-1]) == "Quiesced")
+        await cluster.until(lambda: phase(cluster, "n1", every[-1]) == "Expired", seconds=20)
+        for second in range(40):
+            await cluster.pass_time(1)
+            assert cluster.report("v", "n1").front == "Active", f"held again {second} s after every deadline"
+        assert {phase(cluster, "n1", name) for name in every} == {"Expired"}

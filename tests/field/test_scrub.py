@@ -34,11 +34,13 @@ def ask(suite: Suite, **scrub: Any) -> Object | None:
 def compared(suite: Suite, before: Object | None) -> Object:
     """Wait for the next comparison's end."""
 
-    def result() -> Object | None:
-        found: Object | None = suite.volume.see()["status"].get("lastScrub")
-        return found if found and (before is None or found["number"] > before["number"]) else None
+    def last() -> Object:
+        found: Object = suite.volume.see()["status"].get("lastScrub") or {"number": 0}
+        return found
 
-    return wait_for(result, "the legs are compared", seconds=BOUND_SECONDS)
+    number = before["number"] if before else 0
+    wait_for(lambda: last()["number"] > number, "the legs are compared", seconds=BOUND_SECONDS)
+    return last()
 
 
 def progress(suite: Suite) -> Object:

@@ -95,8 +95,9 @@ WRONG = [
     ("Quiescence", {**SCOPE, "deadlineSeconds": 0}, "spec.deadlineSeconds: Invalid value"),
     ("Quiescence", {**SCOPE, "deadlineSeconds": 601}, "spec.deadlineSeconds: Invalid value"),
     ("Quiescence", {"scope": {"nodes": ["n1", "n1"]}}, "spec.scope.nodes[1]: Duplicate value"),
-    ("StorageNode", {"maintenance": {"mode": "Sometimes"}}, "spec.maintenance.mode: Unsupported value"),
+    ("StorageNode", {"maintenance": {"intent": "Sometimes"}}, "spec.maintenance.intent: Unsupported value"),
     ("StorageNode", {"maintenance": {"until": "tomorrow"}}, "spec.maintenance.until: Invalid value"),
+    ("StorageNode", {"maintenance": {"intent": "Reboot"}}, "spec.maintenance.until says when the node is back"),
 ]
 
 

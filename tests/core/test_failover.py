@@ -8,6 +8,7 @@ import pytest
 from master_world import FAILED_NODE, NOW, leg, legs, mapped, meta, report, world
 
 from millpond_core import names
+from millpond_core.instants import stamp
 from millpond_core.master import failover
 from millpond_core.master import workloads as w
 from millpond_core.master.failover import DeleteAttachment, DeletePod, Move, NotInUse, Taint
@@ -201,10 +202,13 @@ def test_what_is_waited_for(volume: VirtualVolume, left: Workloads, health: dict
     assert wait.reason == reason
 
 
-def test_a_node_that_people_work_on_is_left_alone() -> None:
-    spec, status = StorageNodeSpec(maintenance=Maintenance(mode="Planned")), StorageNodeStatus(boot_id="boot-n1")
+def test_planned_work_spares_no_node_the_fence() -> None:
+    spec = StorageNodeSpec(maintenance=Maintenance(intent="Reboot", until=stamp(NOW + 1800)))
+    status = StorageNodeStatus(boot_id="boot-n1")
     known = world(mapped(), StorageNode(metadata=meta("n1"), spec=spec, status=status), n1=FAILED_NODE)
-    assert failover.decide(known, known.nodes["n1"], there(DB), NOW) == Wait()
+    move = failover.decide(known, known.nodes["n1"], there(DB), NOW)
+    assert isinstance(move, Move), "a pod that was left there is as dead as on any other node"
+    assert move.why == "v1 is taken from n1: silent"
 
 
 def test_a_leg_node_that_cannot_confirm_is_left_out() -> None:

@@ -17,6 +17,8 @@ from millpond_core.model.virtualvolume import (
     PathReport,
 )
 
+REBOOT = StorageNodeSpec(maintenance=Maintenance(intent="Reboot", until=stamp(NOW + 1800)))
+
 
 def said_by(kubelets: dict[str, bool]) -> dict[str, Kubelet]:
     return {name: Kubelet(ready) for name, ready in kubelets.items()}
@@ -62,9 +64,16 @@ def said_by(kubelets: dict[str, bool]) -> dict[str, Kubelet]:
         pytest.param(
             {"n2": 21.0},
             {"n2": False},
-            [StorageNode(metadata=meta("n2"), spec=StorageNodeSpec(maintenance=Maintenance(mode="Planned")))],
-            "Ready",
-            id="planned-work",
+            [StorageNode(metadata=meta("n2"), spec=REBOOT)],
+            "Failed",
+            id="people-work-on-it-and-pods-may-be-left-there",
+        ),
+        pytest.param(
+            {"n2": 21.0, "n3": 21.0},
+            {"n2": False},
+            [StorageNode(metadata=meta("n3"), spec=REBOOT)],
+            "Failed",
+            id="the-other-that-is-silent-was-expected-to-be",
         ),
     ],
 )

@@ -10,7 +10,6 @@ from kubernetes import Kubernetes, gone
 
 from millpond_core import names
 from millpond_core.errors import Forbidden
-from millpond_core.model import StorageNode
 
 DATA = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
 
@@ -116,16 +115,13 @@ async def test_nothing_moves_before_a_leg_node_has_confirmed(cluster: Cluster, k
     assert kubernetes.starts == ["n1", "n2"]
 
 
-@pytest.mark.parametrize("case", ["state manager", "planned", "many", "kubelet", "off"])
+@pytest.mark.parametrize("case", ["state manager", "many", "kubelet", "off"])
 async def test_nothing_moves(cluster: Cluster, kubernetes: Kubernetes, case: str) -> None:
     nodes = cluster.nodes.nodes
     nodes["n1"].silent = True
     if case == "many":
         for name in ("n1", "n3"):
             await kubernetes.fail(name)
-    elif case == "planned":
-        await cluster.kube.merge(StorageNode, "n1", {"spec": {"maintenance": {"mode": "Planned"}}})
-        await kubernetes.fail("n1")
     elif case == "kubelet":
         # n3 has a leg of another volume there, and does not reach it.
         await cluster.nodes.add_volume("v2", 2, copies=1, preferred_node="n1")
@@ -143,7 +139,7 @@ async def test_nothing_moves(cluster: Cluster, kubernetes: Kubernetes, case: str
     assert kubernetes.starts == ["n1"]
     volume = await cluster.volume()
     assert (volume.status.attachment.node, volume.status.attachment.epoch) == ("n1", 1)
-    phase = {"planned": "Ready", "kubelet": "Failed", "off": "Failed"}.get(case, "StateManagerDown")
+    phase = {"kubelet": "Failed", "off": "Failed"}.get(case, "StateManagerDown")
     assert (await cluster.node("n1")).status.phase == phase
     if case == "kubelet":
         said = [event.message for event in cluster.kube.events if event.reason == "PodsStay"]

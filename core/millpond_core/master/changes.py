@@ -37,13 +37,13 @@ class Outlook:
     """A volume's legs, sorted by what is to become of them."""
 
     kept: tuple[Leg, ...]
-    """Part of the volume, and to stay: in reach, or within the grace period."""
+    """Part of the volume, and to stay: in reach, within the grace period, or absent as planned."""
     lost: tuple[tuple[Leg, v.Loss], ...]
     """Out of reach for longer than the grace period."""
     absent: tuple[tuple[Leg, v.Loss], ...]
     """Of ``kept``: out of reach, may still come back."""
     leaving: tuple[Leg, ...]
-    """In reach, but their device is to be emptied."""
+    """In reach, but their device or node is to be emptied."""
     spares: tuple[Leg, ...]
     """Live spares."""
     dead_spares: tuple[Leg, ...]
@@ -82,13 +82,13 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
             deferred.add(leg.id)
         elif leg.id in volume.spec.scrub.distrusted and leg.state != "Failed":
             lost.append((leg, v.Loss(math.inf, f"leg {leg.id} differs from another and is not to be trusted")))
-        elif leg.state == "Failed" or (loss and now >= loss.since + grace):
+        elif leg.state == "Failed" or (loss and now >= loss.patience_ends(grace)):
             lost.append((leg, loss or v.Loss(math.inf, f"leg {leg.id} has failed")))
         elif loss:
             kept.append(leg)
             absent.append((leg, loss))
-            ends += [loss.since + grace] if math.isfinite(loss.since) else []
-        elif leg.state == "Stale" and (retaken := len(_retaken(world, volume, now))) >= RETAKEN:
+            ends += [loss.patience_ends(grace)] if math.isfinite(loss.since) else []
+        elif leg.state == "Stale" and (retaken := _retakings(world, volume, leg, now)) >= RETAKEN:
             lost.append(
                 (leg, v.Loss(math.inf, f"leg {leg.id} was taken back {retaken} times and lost again each time"))
             )
@@ -201,6 +201,11 @@ def _retaken(world: World, volume: VirtualVolume, now: float) -> list[Quiescence
         for q in world.quiescences.values()
         if name in q.status.volumes and q.spec.reason == "Reconfigure" and _ended(q) > now - STORM_SECONDS
     ]
+
+
+def _retakings(world: World, volume: VirtualVolume, leg: Leg, now: float) -> int:
+    """How often a leg was lately taken back for nothing; while people work on its node it may come and go."""
+    return 0 if now < world.back_at(leg.node) else len(_retaken(world, volume, now))
 
 
 def _returning(world: World, volume: VirtualVolume, look: Outlook) -> list[Leg]:

@@ -97,6 +97,8 @@ def _phase(world: World, device: StorageDevice) -> DevicePhase:
                 return "Draining" if legs else "Drained"
             if device.spec.desired_state == "Retired":
                 return "Draining" if legs else "Retired"
+            if world.leaves(device.spec.node_name):
+                return "Draining" if legs else "Drained"
             return "Online"
         case "Failed":
             return "Failed"

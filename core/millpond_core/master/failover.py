@@ -24,7 +24,6 @@ from typing import Any
 
 from millpond_core import names
 from millpond_core.master import volumes as v
-from millpond_core.master.node import planned
 from millpond_core.master.steps import Notice, Patch, Wait
 from millpond_core.master.workloads import Attachment, Pod, Workloads
 from millpond_core.master.world import World
@@ -91,7 +90,7 @@ class Move:
 def decide(world: World, node: StorageNode, there: Workloads, now: float) -> Move | Wait:
     """The next step for what a failed node has left; ``now``: seconds since the epoch."""
     name, health = node.metadata.name, world.state_of(node.metadata.name)
-    failed = health.state == "Failed" and not planned(node, now)
+    failed = health.state == "Failed"
     if there.host.tainted and not (failed and health.reason in AVOIDED):
         return Move(Taint(name, there.host.version, there.host.others), f"pods may be started on {name} again")
     if health.state == "Ready":

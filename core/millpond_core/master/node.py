@@ -2,8 +2,8 @@
 
 A stale Lease is a question, not a verdict. A node has Failed only if its Lease stood still, a second witness agrees
 (the kubelet is not Ready, or attach nodes do not reach any of its legs), and no more than max(1, a third) of all nodes
-are stale: else it is us who do not see. Failed nodes are fenced and their legs replaced; for one that is
-StateManagerDown nothing is done, its data path runs without it.
+are stale, those that people reboot not counted: else it is us who do not see. Failed nodes are fenced and their legs
+replaced; for one that is StateManagerDown nothing is done, its data path runs without it.
 
 A kubelet whose own Lease stands still is taken for not Ready half a minute before Kubernetes says so
 (docs/decisions/0012-failover.md), unless the node's legs are reached: one that is there is given that time.
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from millpond_core import names, quiesce
 from millpond_core.instants import parse, span
-from millpond_core.master import conditions
+from millpond_core.master import conditions, maintenance
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import Says
 from millpond_core.master.steps import Act, Apply, Decision, Merge, Notice, Wait
@@ -35,7 +35,7 @@ from millpond_core.model import StorageNode, VirtualVolume
 from millpond_core.model.storagenode import StorageNodeStatus
 from millpond_core.model.virtualvolume import Leg
 
-CONDITIONS = frozenset({"Ready", "NodeFailed", "StateManagerDown"})
+CONDITIONS = frozenset({"Ready", "NodeFailed", "StateManagerDown", maintenance.READY})
 
 NAMED_AFTER = 10.0
 """A node that reports is called cut off only when its legs were out of reach for so many seconds: a disk that is pulled
@@ -79,7 +79,8 @@ def judge(
     unsure = {name for name, kubelet in kubelets.items() if kubelet.unsure}
     standing = {n for n, node in world.nodes.items() if failed(node) and (n in unsure or ready.get(n) is not True)}
     silent = {n for n, node in world.nodes.items() if _silent(node, heartbeats.get(n), now, stands=n in standing)}
-    many = len(silent) > max(1, len(world.nodes) // 3)
+    unexpected = {n for n in silent if now >= world.back_at(n)}
+    many = len(unexpected) > max(1, len(world.nodes) // 3)
     verdicts = {}
     for name, node in world.nodes.items():
         beat = heartbeats.get(name)
@@ -102,7 +103,8 @@ def judge(
             continue
         reason, why = "StateManagerDown", "nothing else speaks against the node"
         if many:
-            reason, why = "ManySilent", f"{len(silent)} of {len(world.nodes)} nodes are, so it may be us who do not see"
+            of_all = f"{len(unexpected)} of {len(world.nodes)} nodes are"
+            reason, why = "ManySilent", f"{of_all}, so it may be us who do not see"
         elif name in unsure:
             why = "whether its kubelet is there is not known yet"
         elif kubelet:
@@ -119,12 +121,6 @@ def failed(node: StorageNode) -> bool:
     return said is not None and said.status == "True"
 
 
-def planned(node: StorageNode, now: float) -> bool:
-    """Whether people work on the node, so that its silence is expected."""
-    until = parse(node.spec.maintenance.until)
-    return node.spec.maintenance.mode == "Planned" and (until is None or now < until)
-
-
 def doorbell(world: World, node: str) -> str:
     """Names of the quiescences that the node is to take part in, as its annotation has them; empty: none."""
     running = [
@@ -136,15 +132,17 @@ def doorbell(world: World, node: str) -> str:
 
 
 def decide(world: World, node: StorageNode, now: float) -> Decision:
-    """Ring or silence the doorbell, then say what is made of the node."""
+    """Ring or silence the doorbell, forget a node that is retired, then say what is made of it."""
     name = node.metadata.name
     bell = doorbell(world, name)
     if node.metadata.annotations.get(names.ANNOTATION_QUIESCE, "") != bell:
         patch = {"metadata": {"annotations": {names.ANNOTATION_QUIESCE: bell or None}}}
         return Act(Merge(StorageNode, name, patch), f"doorbell: {bell or 'silent'}")
-    fields = _status(node, world.state_of(name), now)
+    if act := maintenance.forget(world, node):
+        return act
+    fields = _status(world, node, now)
     if conditions.applied(node.status, fields, keyed={"conditions": CONDITIONS}):
-        return Wait()
+        return Wait(until=None if node.spec.maintenance.intent == "None" else now + maintenance.LOOK_SECONDS)
     return Act(
         Apply(StorageNode, name, conditions.partial(StorageNodeStatus, fields)),
         "",
@@ -152,7 +150,8 @@ def decide(world: World, node: StorageNode, now: float) -> Decision:
     )
 
 
-def _status(node: StorageNode, health: Health, now: float) -> dict[str, Any]:
+def _status(world: World, node: StorageNode, now: float) -> dict[str, Any]:
+    health = world.state_of(node.metadata.name)
     reported = bool(node.status.boot_id)
     ready = health.state == "Ready" and reported
     case = health.reason or health.state
@@ -160,6 +159,7 @@ def _status(node: StorageNode, health: Health, now: float) -> dict[str, Any]:
         Says("Ready", ready, case if reported else "NotReported", health.message),
         Says("NodeFailed", health.state == "Failed", case, health.message),
         Says("StateManagerDown", health.state == "StateManagerDown", case, health.message),
+        *maintenance.says(world, node, now),
     ]
     there = [condition for condition in node.status.conditions if condition.type in CONDITIONS]
     told = conditions.conditions(there, says, now=now, generation=node.metadata.generation)
@@ -185,7 +185,7 @@ def _silent(node: StorageNode, heartbeat: Heartbeat | None, now: float, *, stand
     A new master has heard of nobody yet: for it a verdict stands as it was found.
     """
     announced = parse(node.status.restarting_until)
-    if planned(node, now) or (announced is not None and now < announced):
+    if announced is not None and now < announced:
         return False
     if heartbeat is None or heartbeat.silent_seconds > heartbeat.duration_seconds:
         return True

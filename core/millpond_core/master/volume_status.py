@@ -2,7 +2,7 @@
 
 Ready           usable as it is now; kubectl wait --for=condition=Ready
 Progressing     something is under way that ends by itself
-Degraded        fewer copies in reach than asked for
+Degraded        fewer copies in reach than asked for; PlannedAbsence: only for as long as people work on a node
 Holding         reads and writes wait: who holds them, since when, what ends it
 LegsEqual       the last comparison of the legs found no difference; there once there was one
 """
@@ -60,7 +60,7 @@ def _says(
     world: World, volume: VirtualVolume, phase: VolumePhase, decision: Decision, now: float
 ) -> tuple[list[Says], str]:
     usable = phase in USABLE
-    degraded = _degraded(world, volume, phase, now)
+    why_degraded, degraded = _degraded(world, volume, phase, now)
     why_held, held = _holding(world, volume)
     under_way = _under_way(world, volume, phase, decision)
     reason, message = "", ""
@@ -81,25 +81,29 @@ def _says(
     message = "; ".join(dict.fromkeys(part for part in (held, message) if part))
     ready = Says("Ready", usable, ("Degraded" if degraded else "AllCopies") if usable else reason or phase, message)
     progressing = Says("Progressing", bool(under_way), reason or phase if under_way else "Settled", under_way)
-    short = Says("Degraded", bool(degraded), "FewerCopies" if degraded else "AllCopies", degraded)
+    short = Says("Degraded", bool(degraded), why_degraded, degraded)
     holding = Says("Holding", bool(held), why_held, held)
     return [ready, progressing, short, holding], message
 
 
-def _degraded(world: World, volume: VirtualVolume, phase: VolumePhase, now: float) -> str:
-    """What each leg that is not in sync is about, and until when; empty: nothing is missing."""
+def _degraded(world: World, volume: VirtualVolume, phase: VolumePhase, now: float) -> tuple[str, str]:
+    """Why copies are missing, in a word; what each leg that is not in sync is about, and until when; empty: none is."""
     if phase not in ("Degraded", "Faulted") or not volume.status.mapping.generation:
-        return ""
+        return "AllCopies", ""
     look = changes.outlook(world, volume, now)
     absent = {leg.id: loss for leg, loss in (*look.absent, *look.lost)}
     grace = volume.spec.on_failure.grace_period_seconds
-    said = []
+    said, planned = [], 0
     for leg in v.legs(volume):
         loss = absent.get(leg.id)
-        if loss and leg.id in look.deferred:
+        if loss and leg in look.kept and now < loss.back_at:
+            planned += 1
+            absent_until = f"leg {leg.id} on {leg.node} is absent as planned until {clock(loss.back_at)}"
+            said.append(f"{absent_until}: waits for it, then takes a spare")
+        elif loss and leg.id in look.deferred:
             said.append(f"leg {leg.id} lost{loss.when()}: {loss.why}; replaced if it is not back when attached")
         elif loss and leg in look.kept:
-            until = f"until {clock(loss.since + grace)}" if math.isfinite(loss.since) else f"for {span(grace)}"
+            until = f"until {clock(loss.patience_ends(grace))}" if math.isfinite(loss.since) else f"for {span(grace)}"
             said.append(f"leg {leg.id} lost{loss.when()}: {loss.why}; waits for it {until}, then takes a spare")
         elif loss:
             said.append(f"leg {leg.id} lost{loss.when()}: {loss.why}; {_replacing(look)}")
@@ -109,7 +113,8 @@ def _degraded(world: World, volume: VirtualVolume, phase: VolumePhase, now: floa
             said.append(f"leg {leg.id} on {leg.node} is back, to be taken in again")
     if not said and look.missing > 0:
         said.append(f"{look.missing} leg(s) missing; {_replacing(look)}")
-    return "; ".join(said)
+    reason = "AllCopies" if not said else "PlannedAbsence" if planned == len(said) else "FewerCopies"
+    return reason, "; ".join(said)
 
 
 def _holding(world: World, volume: VirtualVolume) -> tuple[str, str]:

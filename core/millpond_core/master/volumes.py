@@ -25,6 +25,12 @@ class Loss(NamedTuple):
     """Seconds since the epoch; infinite: only just, no one has noted it yet; or it does not matter."""
     why: str
     node_failed: bool = False
+    back_at: float = -math.inf
+    """When its node is to be back from planned work (seconds since the epoch); it is waited for until then."""
+
+    def patience_ends(self, grace: float) -> float:
+        """When the leg is given up: the grace period of planned work begins with the return that was stated."""
+        return max(self.since, self.back_at) + grace
 
     def when(self) -> str:
         """For a sentence."""
@@ -107,6 +113,11 @@ def loss(world: World, volume: VirtualVolume, leg: Leg) -> Loss | None:
     A leg that is recorded InSync while only its path is down is the attach node's to judge. One that is Stale waits to
     be offered again by its node; the attach node has let it go.
     """
+    found = _loss(world, volume, leg)
+    return found._replace(back_at=world.back_at(leg.node)) if found else None
+
+
+def _loss(world: World, volume: VirtualVolume, leg: Leg) -> Loss | None:
     for device in world.devices_of(leg):
         seen = device.status.observation
         if seen.state in ("Failed", "Absent", "Refused"):
@@ -156,8 +167,8 @@ def reached(volume: VirtualVolume, leg: Leg) -> bool:
 
 
 def leaving(world: World, leg: Leg) -> bool:
-    """Whether people want a device under the leg emptied."""
-    return any(
+    """Whether people want a device under the leg emptied, or its node."""
+    return world.leaves(leg.node) or any(
         device.metadata.deletion_timestamp or device.spec.desired_state != "InService"
         for device in world.devices_of(leg)
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from millpond_core.allocator import Run, Space, free_runs
+from millpond_core.instants import parse
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.virtualvolume import Leg
 from millpond_core.units import UNIT_BYTES
@@ -197,6 +198,16 @@ class World:
             return Health("StateManagerDown", message=f"there is no StorageNode {node}")
         return self.health.get(node, Health())
 
+    def back_at(self, node: str) -> float:
+        """When a node that people reboot is to be back (seconds since the epoch); minus infinity: nobody said so."""
+        work = self.nodes[node].spec.maintenance if node in self.nodes else None
+        until = parse(work.until) if work and work.intent == "Reboot" else None
+        return -math.inf if until is None else until
+
+    def leaves(self, node: str) -> bool:
+        """Whether people want a node emptied."""
+        return node in self.nodes and self.nodes[node].spec.maintenance.intent in ("Replace", "Retire")
+
     def spaces(self) -> list[Space]:
         """The devices as the allocator sees them."""
         found = []
@@ -230,8 +241,8 @@ class World:
             return f"there is no StorageNode {device.spec.node_name}"
         if node.spec.unschedulable:
             return "its node is unschedulable"
-        if node.spec.maintenance.mode != "None":
-            return "its node is in maintenance"
+        if node.spec.maintenance.intent != "None":
+            return f"its node is in maintenance ({node.spec.maintenance.intent})"
         health = self.state_of(device.spec.node_name)
         if health.state != "Ready":
             return f"its node is {health.state}"

@@ -9,27 +9,44 @@ from msgspec import Meta
 from millpond_core.model.meta import Column, Condition, ObjectMeta, Rule, Wire, keyed
 
 DiskState = Literal["Empty", "Foreign", "InUse", "Millpond"]
+Intent = Literal["None", "Reboot", "Replace", "Retire"]
 NodeQuiescencePhase = Literal["Draining", "Quiesced", "Applied", "Released", "Expired", "Refused"]
 
 
 class Maintenance(Wire, frozen=True, kw_only=True):
-    """An administrator's intent to work on the node."""
+    """What people are about to do with the node."""
 
-    mode: Annotated[
-        Literal["None", "Planned"],
-        Meta(description="Planned: a silent node is expected, nothing is rebuilt because of it."),
+    intent: Annotated[
+        Intent,
+        Meta(
+            description="Mutable. Reboot: the node is away and comes back with its disks, its legs are waited for. "
+            "Replace: it does not come back with them, its legs move off first. Retire: the same, and the StorageNode "
+            "is deleted once it is silent and has no StorageDevice. No leg is placed here with any of them."
+        ),
     ] = "None"
     until: Annotated[
         str | None,
-        Meta(description="When the intent ends (RFC 3339).", extra_json_schema={"format": "date-time"}),
+        Meta(
+            description="Mutable. When the node is back from a Reboot (RFC 3339): no spare takes the place of a leg of "
+            "it before. The grace period of each volume begins then.",
+            extra_json_schema={"format": "date-time"},
+        ),
     ] = None
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.intent != 'Reboot' || has(self.until)",
+            "spec.maintenance.until says when the node is back from a Reboot: its legs are waited for until then",
+            ".until",
+        ),
+    )
 
 
 class StorageNodeSpec(Wire, frozen=True, kw_only=True):
     """What people want of the node."""
 
     unschedulable: Annotated[bool, Meta(description="Mutable. No new leg is placed here while true.")] = False
-    maintenance: Annotated[Maintenance, Meta(description="Mutable. Planned work on this node.")] = Maintenance()
+    maintenance: Annotated[Maintenance, Meta(description="Mutable. Planned work on the node.")] = Maintenance()
 
 
 class Disk(Wire, frozen=True, kw_only=True):
@@ -110,7 +127,8 @@ class StorageNodeStatus(Wire, frozen=True, kw_only=True):
     conditions: Annotated[
         list[Condition],
         Meta(
-            description="Ready (the state manager works), NodeFailed and StateManagerDown (the master's verdicts).",
+            description="Ready (the state manager works), NodeFailed and StateManagerDown (the master's verdicts), "
+            "MaintenanceReady (while there is an intent: whether it may be taken away now).",
             max_length=32,
             extra_json_schema=keyed("type"),
         ),
@@ -131,6 +149,7 @@ class StorageNode(Wire, frozen=True, kw_only=True):
         Column("Disks", ".status.disks"),
         Column("Kernel", ".status.kernel"),
         Column("Message", ".status.message"),
+        Column("Maintenance", ".spec.maintenance.intent", wide=True),
         Column("Version", ".status.version", wide=True),
         Column("Addresses", ".status.addresses", wide=True),
         Column("Age", ".metadata.creationTimestamp", "date", wide=True),

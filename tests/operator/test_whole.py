@@ -13,8 +13,10 @@ from node_cluster import Cluster
 
 from millpond_core import names
 from millpond_core.errors import MillpondError
+from millpond_core.instants import stamp
+from millpond_core.master.conditions import find
 from millpond_core.master.world import KINDS, Object
-from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, VirtualVolume
+from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.quiescence import QuiescenceSpec, Scope
 from millpond_core.model.virtualvolume import (
     Layout,
@@ -115,6 +117,16 @@ class Whole(Cluster):
             ("/api/v1/namespaces/shop/pods", {"metadata": meta, "spec": {"nodeName": node, "volumes": [data]}}),
         ):
             await self.kube.raw("POST", path, body)
+
+    async def maintain(self, node: str, intent: str, *, seconds: float = 0) -> None:
+        """A person is about to work on a node."""
+        until = stamp(self.world.ports(self.nodes[0]).clock.now() + seconds) if seconds else None
+        await self.kube.merge(StorageNode, node, {"spec": {"maintenance": {"intent": intent, "until": until}}})
+
+    def may_go(self, node: str) -> str:
+        """Why it may be taken away, or may not; empty: nobody said that it is to be."""
+        said = find(self.snode(node).status.conditions, "MaintenanceReady")
+        return said.reason if said else ""
 
     def raw(self, plural: str) -> list[str]:
         return [key.name for key in self.kube._store._objects if key.plural == plural]
@@ -316,6 +328,71 @@ async def test_a_device_is_emptied_while_a_pod_writes(whole: Whole) -> None:
     await whole.pass_time(2)
     assert min(fewest) == 2, "never with one copy less"
     assert whole_again(whole, 3)
+    whole.verify()
+
+
+async def test_a_leg_node_is_rebooted_as_planned_for_longer_than_the_grace_period(whole: Whole) -> None:
+    await whole.claim(grace=5)
+    await whole.use()
+    leg = next(leg for leg in whole.vvol("v1").status.mapping.legs if leg.node != "n1")
+    whole.checks.append(whole.scribble)
+    await whole.maintain(leg.node, "Reboot", seconds=300)
+    await whole.until(lambda: whole.may_go(leg.node) == "CopiesElsewhere")
+    await whole.power_off(leg.node)
+    await whole.until(lambda: whole.snode(leg.node).status.phase == "Failed", seconds=100)
+    assert f"leg {leg.id} on {leg.node} is absent as planned until" in whole.vvol("v1").status.message
+    written = max(whole.acknowledged.values())
+    await whole.pass_time(60)
+    assert max(whole.acknowledged.values()) > written + 50, "reads and writes go on"
+    await whole.power_on(leg.node)
+    await whole.until(lambda: whole.vvol("v1").status.copies == "2/2", seconds=100)
+    await whole.kube.merge(StorageNode, leg.node, {"spec": {"maintenance": None}})
+    await whole.until(lambda: whole.may_go(leg.node) == "")
+    whole.checks.clear()
+    await whole.pass_time(2)
+    assert whole.vvol("v1").status.next_leg == 2, "no spare was ever made"
+    assert [q.spec.reason for q in whole.quiescences()] == ["Reconfigure"], "its leg was taken back, nothing else changed"
+    added = [step for step in whole.world.steps if "md add" in step]
+    assert added
+    assert all(step.endswith("delta") for step in added), added
+    whole.verify()
+
+
+async def test_a_node_that_is_not_back_in_time_is_replaced(whole: Whole) -> None:
+    await whole.claim(grace=5)
+    await whole.use()
+    leg = next(leg for leg in whole.vvol("v1").status.mapping.legs if leg.node != "n1")
+    whole.checks.append(whole.scribble)
+    await whole.maintain(leg.node, "Reboot", seconds=100)
+    await whole.power_off(leg.node)
+    await whole.pass_time(95)
+    assert whole.vvol("v1").status.spares == []
+    await whole.until(lambda: whole_again(whole, 2), seconds=200)
+    whole.checks.clear()
+    await whole.pass_time(2)
+    assert whole.may_go(leg.node) == "Over"
+    whole.verify()
+
+
+async def test_a_node_is_emptied_while_a_pod_writes(whole: Whole) -> None:
+    await whole.claim()
+    await whole.use()
+    leg = next(leg for leg in whole.vvol("v1").status.mapping.legs if leg.node != "n1")
+    whole.checks.append(whole.scribble)
+    fewest: list[int] = []
+    whole.checks.append(lambda: fewest.append(len(whole.in_sync("v1"))))
+    await whole.maintain(leg.node, "Retire")
+    await whole.until(lambda: whole.may_go(leg.node) == "LegsHere")
+    await whole.until(lambda: whole.may_go(leg.node) == "Empty", seconds=200)
+    assert min(fewest) == 2, "never with one copy less"
+    for slot in ("nvme1", "nvme2"):
+        await whole.kube.delete(StorageDevice, f"{leg.node}-{slot}")
+    await whole.pass_time(10)
+    assert leg.node in whole.raw("storagenodes"), "it is there, and would only be made anew"
+    await whole.power_off(leg.node)
+    await whole.until(lambda: leg.node not in whole.raw("storagenodes"), seconds=100)
+    whole.checks.clear()
+    await whole.pass_time(2)
     whole.verify()
 
 

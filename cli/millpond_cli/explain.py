@@ -67,6 +67,8 @@ def _other(obj: StorageNode | StorageDevice | VirtualVolume) -> Iterator[str]:
     yield f"{obj.metadata.name}: {obj.status.phase or 'new'}"
     if obj.status.message:
         yield f"  {obj.status.message}"
+    if isinstance(obj, StorageNode) and (work := obj.spec.maintenance).intent != "None":
+        yield f"  maintenance: {work.intent}{f' until {work.until}' if work.until else ''}"
     for condition in obj.status.conditions:
         why = f": {condition.message}" if condition.message and condition.message != obj.status.message else ""
         yield f"  {condition.type} {condition.status} ({condition.reason}) since {condition.last_transition_time}{why}"

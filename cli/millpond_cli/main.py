@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.console import Console
 
-from millpond_adapters.kube import ApiKube, load
 from millpond_cli import asked, explain, report, stillness
+from millpond_cli.maintenance import maintain
 from millpond_cli.shown import FORMATS, Format, formatted
 from millpond_cli.stillness import REASONS, Outcome
-from millpond_core.errors import MillpondError
+from millpond_cli.terminal import out, run, told
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.ports import Kube
-
-FAILED = 1
-"""Exit status of whatever has no other."""
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _format = click.option(
     "-o", "--output", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is shown."
@@ -34,7 +24,7 @@ _format = click.option(
 @click.option("--kubeconfig", default="", metavar="FILE", help="Default: $KUBECONFIG, then ~/.kube/config.")
 @click.pass_context
 def cli(context: click.Context, kubeconfig: str) -> None:
-    """What Millpond is doing, and having it go still.
+    """What Millpond is doing, having it go still, and taking nodes away.
 
     Exit status: 0 done; 1 an error; 2 a wrong command line; 3 refused or aborted; 4 its time was up.
     """
@@ -139,28 +129,7 @@ def release(kubeconfig: str, names: tuple[str, ...], form: Format) -> None:
     run(kubeconfig, let_go)
 
 
-def told(sentence: str) -> None:
-    """Progress, apart from what is asked for."""
-    err.print(sentence, markup=False)
-
-
-def run(kubeconfig: str, work: Callable[[Kube], Awaitable[int | None]]) -> None:
-    """Do it with the API server, and end with its exit status."""
-
-    async def with_kube() -> int:
-        this = asyncio.current_task()
-        assert this is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-        async with ApiKube(load(kubeconfig), component="kubectl-millpond") as kube:
-            return await work(kube) or 0
-
-    try:
-        sys.exit(asyncio.run(with_kube()))
-    except MillpondError as error:
-        err.print(f"kubectl millpond: {error}", markup=False)
-        sys.exit(FAILED)
-    except asyncio.CancelledError:
-        sys.exit(128 + signal.SIGTERM)
+cli.add_command(maintain)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from millpond_core import names, quiesce, units
+from millpond_core.master.conditions import find
+from millpond_core.master.maintenance import READY
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 
 
@@ -18,6 +20,7 @@ def status(
     going = [q for q in quiescences if q.status.phase not in quiesce.OVER]
     lines = [
         *_each("node", ((n.metadata.name, n.status.message) for n in nodes if n.status.phase not in ("", "Ready"))),
+        *_each("maintenance", _maintained(nodes)),
         *_each("device", ((d.metadata.name, d.status.message) for d in devices if d.status.phase != "Online")),
         *_each("volume", ((title(v), v.status.message) for v in volumes if v.status.phase != "Ready")),
         *_each(
@@ -78,6 +81,13 @@ def held(quiescence: Quiescence) -> str:
 def _quiescence(quiescence: Quiescence) -> str:
     status = quiescence.status
     return f"{quiescence.spec.reason}, {status.phase}, {status.acks} acknowledged, {held(quiescence)}"
+
+
+def _maintained(nodes: Sequence[StorageNode]) -> Iterator[tuple[str, str]]:
+    for node in nodes:
+        if node.spec.maintenance.intent != "None":
+            said = find(node.status.conditions, READY)
+            yield node.metadata.name, f"{node.spec.maintenance.intent}; {said.message if said else 'not looked at yet'}"
 
 
 def _held(volumes: Sequence[VirtualVolume]) -> Iterator[tuple[str, str]]:

@@ -238,6 +238,7 @@ def test_a_node_may_be_rebooted_when_reads_and_writes_go_on_without_it() -> None
     )
 
 
+CATCHING_UP = legs(leg("a", "n1"), leg("b", "n2", "Rebuilding"))
 REBUILDING = legs(leg("a", "n1"), leg("b", "n2"), leg("c", "n3", "Rebuilding"))
 CLAIMED = msgspec.structs.replace(
     mirrored(),
@@ -279,6 +280,9 @@ SINGLE = msgspec.structs.replace(
             id="the-other-does-not-answer-just-now",
         ),
         pytest.param([mirrored(mapping=REBUILDING)], "Rebuilding", "leg c of v1 on n3 is being rebuilt", id="a-source"),
+        pytest.param(
+            [mirrored(mapping=CATCHING_UP)], "Rebuilding", "leg b of v1 on n2 is being rebuilt", id="a-target"
+        ),
     ],
 )
 def test_what_is_in_the_way_of_a_reboot(objects: list[Object], reason: str, said: str) -> None:
@@ -293,6 +297,16 @@ def test_what_is_in_the_way_of_a_reboot(objects: list[Object], reason: str, said
     [
         pytest.param([mirrored(**AWAY)], id="its-leg-is-absent-already"),
         pytest.param([mapped(mapping=legs(leg("a", "n1"), leg("b", "n3")))], id="no-leg-lies-there"),
+        pytest.param([mirrored(mapping=CATCHING_UP), lost("n2", since=NOW)], id="what-is-away-is-not-being-rebuilt"),
+        pytest.param(
+            [
+                mirrored(
+                    mapping=CATCHING_UP,
+                    nodes=[report("n1", paths=[PathReport(id="b", path="Up", member="Stopped")]), report("n2", "b")],
+                )
+            ],
+            id="a-copy-that-has-stopped-is-not-waited-for",
+        ),
         pytest.param(
             [mirrored(mapping=REBUILDING, wanted="", attachment=Attachment(epoch=1), nodes=[])],
             id="nothing-is-copied-while-the-volume-is-attached-nowhere",

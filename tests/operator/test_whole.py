@@ -351,7 +351,9 @@ async def test_a_leg_node_is_rebooted_as_planned_for_longer_than_the_grace_perio
     whole.checks.clear()
     await whole.pass_time(2)
     assert whole.vvol("v1").status.next_leg == 2, "no spare was ever made"
-    assert [q.spec.reason for q in whole.quiescences()] == ["Reconfigure"], "its leg was taken back, nothing else changed"
+    assert [q.spec.reason for q in whole.quiescences()] == ["Reconfigure"], (
+        "its leg was taken back, nothing else changed"
+    )
     added = [step for step in whole.world.steps if "md add" in step]
     assert added
     assert all(step.endswith("delta") for step in added), added

@@ -14,7 +14,7 @@ recorded before it is done without; the last copy stays. What an intent changes 
     False             OneCopy         a volume has no other copy, and is to have none
     False             OtherNode       the other copies lie on a node that is in maintenance
     False             LastCopy        the other copies are not in sync, or not in reach
-    False             Rebuilding      a leg elsewhere is being rebuilt, with a part of it on this node
+    False             Rebuilding      a leg is being rebuilt, with a part of it on this node
     False             LegsHere        legs have not left yet
     False             OrphanedLegs    its disks have legs that no mapping knows
 
@@ -142,9 +142,8 @@ def _away(world: World, volume: VirtualVolume, node: str, now: float) -> Iterato
             why = volume.status.message or "its other copies are not in sync in reach"
             yield Hindrance("LastCopy", f"the last copy of {title} in reach is here: {why}")
         return
-    at = volume.status.attachment.node
-    for leg in v.legs(volume) if here or at == node else ():
-        if leg.node != node and _is_copied(volume, leg):
+    for leg in v.legs(volume):
+        if _is_copied(world, volume, leg):
             yield Hindrance("Rebuilding", f"leg {leg.id} of {title} on {leg.node} is being rebuilt: it ends first")
 
 
@@ -154,11 +153,14 @@ def _may_go(world: World, node: str, now: float) -> bool:
     return now < world.back_at(node) and said is not None and said.status == "True"
 
 
-def _is_copied(volume: VirtualVolume, leg: Leg) -> bool:
-    """Whether a leg is being rebuilt: nothing is copied before the volume is attached, nor by a copy that stopped."""
+def _is_copied(world: World, volume: VirtualVolume, leg: Leg) -> bool:
+    """Whether a leg is being rebuilt: nothing is copied before the volume is attached, to a leg that is away, or by a
+    copy that has stopped.
+    """
     path = v.path_report(volume, leg)
     stopped = path is not None and path.member == "Stopped"
-    return leg.state == "Rebuilding" and bool(volume.status.attachment.node) and not stopped
+    there = bool(volume.status.attachment.node) and v.loss(world, volume, leg) is None
+    return leg.state == "Rebuilding" and there and not stopped
 
 
 def _title(volume: VirtualVolume) -> str:

@@ -28,6 +28,7 @@ ORDER = (
     "test_blink",
     "test_quiesce",
     "test_restarts",
+    "test_maintenance",
     "test_failover",
 )
 DELETE_SECONDS = 600.0

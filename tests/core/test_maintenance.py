@@ -297,6 +297,7 @@ def test_what_is_in_the_way_of_a_reboot(objects: list[Object], reason: str, said
     [
         pytest.param([mirrored(**AWAY)], id="its-leg-is-absent-already"),
         pytest.param([mapped(mapping=legs(leg("a", "n1"), leg("b", "n3")))], id="no-leg-lies-there"),
+        pytest.param([mirrored(**AWAY), lost("n1", since=NOW)], id="what-it-has-not-got-nobody-loses-with-it"),
         pytest.param([mirrored(mapping=CATCHING_UP), lost("n2", since=NOW)], id="what-is-away-is-not-being-rebuilt"),
         pytest.param(
             [

@@ -28,6 +28,7 @@ from master_world import (
     world,
 )
 
+from millpond_core.errors import Invalid
 from millpond_core.instants import stamp
 from millpond_core.master import changes, maintenance, node, planner, volume, volume_status
 from millpond_core.master.steps import Act, Apply, Create, Delete, Wait
@@ -35,6 +36,7 @@ from millpond_core.master.world import Health, Object, World
 from millpond_core.model import Condition, StorageNode, VirtualVolume
 from millpond_core.model.storagenode import Intent, Maintenance, StorageNodeSpec, StorageNodeStatus
 from millpond_core.model.virtualvolume import Attachment, Layout, OnFailure, PathReport
+from millpond_core.testing.kube import MemoryKube
 
 UNTIL = NOW + 1800
 GRACE = 60
@@ -159,6 +161,11 @@ def test_no_leg_is_placed_on_a_node_with_an_intent(intent: Intent) -> None:
 def test_a_pod_that_kubernetes_starts_there_gets_its_volume() -> None:
     there = world(mapped(wanted="n2", attachment=Attachment(epoch=1, clean=True)), worked_on())
     assert patched(there).status.attachment.node == "n2"
+
+
+async def test_a_reboot_without_an_end_is_refused_when_it_is_said() -> None:
+    with pytest.raises(Invalid, match="says when the node is back from a Reboot"):
+        await MemoryKube().create(worked_on(until=None))
 
 
 # --- Replace and Retire: what leaves ----------------------------------------------------------------------------------

@@ -77,8 +77,8 @@ def says(world: World, node: StorageNode, now: float) -> list[Says]:
         message = f"it may be away until {back}: each volume with a leg here has a copy in sync elsewhere"
         return [Says(READY, True, "CopiesElsewhere", message)]
     disks = sorted(device.metadata.name for device in _devices(world, name))
-    delete = f"kubectl delete sdev {' '.join(disks)}, " if disks else ""
-    then = f"{delete}and it is forgotten once it is off" if work.intent == "Retire" else "its disks may go"
+    delete = f"kubectl delete sdev {' '.join(disks)}, and " if disks else ""
+    then = f"{delete}it is forgotten once it is off" if work.intent == "Retire" else "its disks may go"
     return [Says(READY, True, "Empty", f"no leg lies here any more: {then}")]
 
 

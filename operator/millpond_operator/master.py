@@ -251,8 +251,7 @@ class Master:
 
     def _feed_starving(self) -> None:
         """There may be room now: for those first that have most to lose."""
-        starving = self._volumes({key.name for key in self._starving})
-        for volume in sorted(starving, key=lambda one: changes.endangered(self.world, one)):
+        for volume in self._volumes({key.name for key in self._starving}):
             self._look(volume)
 
     def _dependents(self, obj: Object) -> Iterator[Object]:
@@ -278,9 +277,9 @@ class Master:
                 yield from (q for q in world.quiescences.values() if q.status.phase == "Pending")
 
     def _volumes(self, names_: set[str]) -> Iterator[VirtualVolume]:
-        for name in sorted(names_):
-            if (volume := self.world.volumes.get(name)) is not None:
-                yield volume
+        """Those first that have most to lose: whoever is looked at first gets what room there is."""
+        there = [volume for name in names_ if (volume := self.world.volumes.get(name)) is not None]
+        yield from sorted(there, key=lambda one: changes.endangered(self.world, one))
 
 
 def _key(obj: Object) -> Key:

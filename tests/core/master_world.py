@@ -29,7 +29,7 @@ from millpond_core.model.virtualvolume import (
     VirtualVolumeSpec,
     VirtualVolumeStatus,
 )
-from millpond_core.testing.patches import json_patch
+from millpond_core.patches import json_patch
 from millpond_core.units import UNIT_BYTES
 
 NOW = 1_800_000_000.0

@@ -43,7 +43,7 @@ from millpond_core.model.virtualvolume import (
     PathReport,
     VirtualVolumeSpec,
 )
-from millpond_core.testing.patches import json_patch
+from millpond_core.patches import json_patch
 
 
 @pytest.mark.parametrize(

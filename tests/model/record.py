@@ -20,7 +20,7 @@ from millpond_core.model.record import Attachment, Extent, Leg, Mapping
 from millpond_core.model.schema import schema
 from millpond_core.model.virtualvolume import NodeReport, PathReport, VirtualVolumeStatus
 from millpond_core.model.volumespec import DesiredAttachment, Layout, VirtualVolumeSpec
-from millpond_core.testing.patches import json_patch
+from millpond_core.patches import json_patch
 from millpond_core.testing.structural import fill, violations
 
 UUID = "0f1c87f4-4f40-4a0a-9c71-3f6f25a0a3ce"

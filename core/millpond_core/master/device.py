@@ -119,7 +119,7 @@ def _message(world: World, device: StorageDevice, phase: DevicePhase) -> str:
     elif phase == "Pending":
         said.append(seen.message or f"waits for {device.spec.node_name} to find and label it")
     if phase in ("Failed", "Offline", "Draining") or device.metadata.deletion_timestamp:
-        blocked, moving, replaced = _legs(world, device)
+        blocked, moving, replaced = remaining(world, device)
         if total := len(moving) + replaced:
             said.append(f"{replaced}/{total} legs replaced")
         if blocked:
@@ -136,7 +136,7 @@ def _message(world: World, device: StorageDevice, phase: DevicePhase) -> str:
     return "; ".join(said)
 
 
-def _legs(world: World, device: StorageDevice) -> tuple[set[str], list[str], int]:
+def remaining(world: World, device: StorageDevice) -> tuple[set[str], list[str], int]:
     """(volumes of which the last copy is here, volumes with a leg that still belongs to them, legs given back)."""
     uuid = device.status.observation.device_uuid
     last: set[str] = set()

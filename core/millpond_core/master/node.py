@@ -115,6 +115,19 @@ def judge(
     return verdicts
 
 
+def recorded(nodes: Mapping[str, StorageNode]) -> dict[str, Health]:
+    """Every node's health as the master has written it down: for those who do not watch Leases."""
+    return {name: _health(node) for name, node in nodes.items()}
+
+
+def _health(node: StorageNode) -> Health:
+    if (gone := conditions.find(node.status.conditions, "NodeFailed")) and gone.status == "True":
+        return Health("Failed", parse(gone.last_transition_time) or 0.0, gone.message, reason=gone.reason)
+    if (down := conditions.find(node.status.conditions, "StateManagerDown")) and down.status == "True":
+        return Health("StateManagerDown", parse(down.last_transition_time) or 0.0, down.message, reason=down.reason)
+    return Health()
+
+
 def failed(node: StorageNode) -> bool:
     """Whether the record says that the node has failed."""
     said = conditions.find(node.status.conditions, "NodeFailed")

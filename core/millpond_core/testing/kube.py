@@ -23,9 +23,9 @@ from millpond_core.errors import Conflict, Invalid, MillpondError, NotFound, Una
 from millpond_core.model import API_VERSION, KINDS
 from millpond_core.model.meta import Wire
 from millpond_core.model.schema import schema
+from millpond_core.patches import json_patch, merge_patch
 from millpond_core.ports import Clock, Kind
 from millpond_core.testing.ownership import Ownership
-from millpond_core.testing.patches import json_patch, merge_patch
 from millpond_core.testing.selectors import matches_fields, matches_labels
 from millpond_core.testing.store import Change, Document, Key, Store, parse_path
 from millpond_core.testing.structural import faults, fill, violations

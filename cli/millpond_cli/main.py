@@ -7,24 +7,21 @@ from typing import Any
 
 import click
 
-from millpond_cli import asked, explain, report, stillness
+from millpond_cli import asked, devices, explain, report, stillness
 from millpond_cli.maintenance import maintain
-from millpond_cli.shown import FORMATS, Format, formatted
+from millpond_cli.shown import Format, formatted
 from millpond_cli.stillness import REASONS, Outcome
-from millpond_cli.terminal import out, run, told
+from millpond_cli.terminal import answer, run, told
+from millpond_cli.terminal import form as form_
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.ports import Kube
-
-_format = click.option(
-    "-o", "--output", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is shown."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--kubeconfig", default="", metavar="FILE", help="Default: $KUBECONFIG, then ~/.kube/config.")
 @click.pass_context
 def cli(context: click.Context, kubeconfig: str) -> None:
-    """What Millpond is doing, having it go still, and taking nodes away.
+    """What Millpond is doing, what it would do, having it go still, and taking devices and nodes away.
 
     Exit status: 0 done; 1 an error; 2 a wrong command line; 3 refused or aborted; 4 its time was up.
     """
@@ -39,7 +36,7 @@ def status(kubeconfig: str) -> None:
     async def show(kube: Kube) -> None:
         nodes, devices = await kube.list(StorageNode), await kube.list(StorageDevice)
         lines = report.status(nodes, devices, await kube.list(VirtualVolume), await kube.list(Quiescence))
-        out.print("\n".join(lines), markup=False)
+        answer("\n".join(lines))
 
     run(kubeconfig, show)
 
@@ -52,14 +49,14 @@ def tree(kubeconfig: str, device: str) -> None:
 
     async def show(kube: Kube) -> None:
         lines = report.tree(await kube.list(StorageDevice), await kube.list(VirtualVolume), device)
-        out.print("\n".join(lines), markup=False)
+        answer("\n".join(lines))
 
     run(kubeconfig, show)
 
 
 @cli.command("explain")
 @click.argument("what", metavar="KIND/NAME")
-@_format
+@form_
 @click.pass_obj
 def explain_(kubeconfig: str, what: str, form: Format) -> None:
     """Why it is as it is, what happens next, and until when.
@@ -72,7 +69,7 @@ def explain_(kubeconfig: str, what: str, form: Format) -> None:
     async def show(kube: Kube) -> None:
         kind, name = explain.parse(what)
         obj = await kube.get(kind, name)
-        out.print(formatted(obj, form) or "\n".join(explain.explain(obj)), markup=False)
+        answer(formatted(obj, form) or "\n".join(explain.explain(obj)))
 
     run(kubeconfig, show)
 
@@ -91,7 +88,7 @@ def explain_(kubeconfig: str, what: str, form: Format) -> None:
 @click.option("--reason", type=click.Choice(REASONS), default="Manual", show_default=True)
 @click.option("--message", default="", help="One sentence for people: what it is for.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-@_format
+@form_
 @click.pass_obj
 def quiesce(kubeconfig: str, /, command: tuple[str, ...], form: Format, **wanted: Any) -> None:
     """Have volumes go still; returns when they are, and they stay so until they are released or the time is up.
@@ -107,7 +104,7 @@ def quiesce(kubeconfig: str, /, command: tuple[str, ...], form: Format, **wanted
     async def go_still(kube: Kube) -> int:
         made = await kube.create(asked.quiescence(**wanted))
         outcome = await stillness.hold(kube, made, command, told)
-        out.print(formatted(outcome.quiescence, form) or "\n".join(explain.explain(outcome.quiescence)), markup=False)
+        answer(formatted(outcome.quiescence, form) or "\n".join(explain.explain(outcome.quiescence)))
         return outcome.status
 
     run(kubeconfig, go_still)
@@ -115,7 +112,7 @@ def quiesce(kubeconfig: str, /, command: tuple[str, ...], form: Format, **wanted
 
 @cli.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME…")
-@_format
+@form_
 @click.pass_obj
 def release(kubeconfig: str, names: tuple[str, ...], form: Format) -> None:
     """End quiescences; returns when everything goes on."""
@@ -123,13 +120,14 @@ def release(kubeconfig: str, names: tuple[str, ...], form: Format) -> None:
     async def let_go(kube: Kube) -> int:
         outcomes: list[Outcome] = [await stillness.release(kube, name, told) for name in names]
         for outcome in outcomes:
-            out.print(formatted(outcome.quiescence, form) or outcome.quiescence.status.message, markup=False)
+            answer(formatted(outcome.quiescence, form) or outcome.quiescence.status.message)
         return max(outcome.status for outcome in outcomes)
 
     run(kubeconfig, let_go)
 
 
-cli.add_command(maintain)
+for command in (*devices.COMMANDS, maintain):
+    cli.add_command(command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from millpond_cli import terminal
-from millpond_cli.shown import FORMATS, Format, formatted
+from millpond_cli.shown import Format, formatted
 from millpond_core.errors import DeadlineExceeded, NotFound
 from millpond_core.instants import seconds_stamp
 from millpond_core.master.conditions import find
@@ -92,7 +92,7 @@ async def _verdicts(kube: Kube, node: StorageNode) -> AsyncGenerator[Condition, 
 @click.option(
     "--wait", "patience", type=duration, default="10m", show_default=True, metavar="DURATION", help="0s: do not wait."
 )
-@click.option("-o", "--output", "form", type=click.Choice(FORMATS), default="text", help="How NODE is shown.")
+@terminal.form
 @click.pass_obj
 def maintain(
     kubeconfig: str,

@@ -1,4 +1,4 @@
-"""What every command needs of the terminal: where sentences go, and how work with the API server ends as a process."""
+"""What every command needs: the two streams, the form of an answer, and the API server for as long as it takes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 
+import click
 from rich.console import Console
 
 from millpond_adapters.kube import ApiKube, load
+from millpond_cli.shown import FORMATS
 from millpond_core.errors import MillpondError
 from millpond_core.ports import Kube
 
@@ -18,6 +20,15 @@ FAILED = 1
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+form = click.option(
+    "-o", "--output", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is shown."
+)
+
+
+def answer(text: str) -> None:
+    """What was asked for."""
+    out.print(text, markup=False)
 
 
 def told(sentence: str) -> None:
@@ -38,7 +49,7 @@ def run(kubeconfig: str, work: Callable[[Kube], Awaitable[int | None]]) -> None:
     try:
         sys.exit(asyncio.run(with_kube()))
     except MillpondError as error:
-        err.print(f"kubectl millpond: {error}", markup=False)
+        told(f"kubectl millpond: {error}")
         sys.exit(FAILED)
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)

@@ -67,8 +67,13 @@ def steps(before: VirtualVolume, after: VirtualVolume) -> Iterator[Step]:
 
 def sentence(what: What) -> str:
     """One step for a person."""
-    volume, event, leg, node, devices = what
-    return f"{volume}: {_SAID[event].format(leg=leg, at=f'{node} (' + ', '.join(devices) + ')')}"
+    return f"{what[0]}: {predicate(what)}"
+
+
+def predicate(what: What) -> str:
+    """The same where it is clear which volume it is about."""
+    _, event, leg, node, devices = what
+    return _SAID[event].format(leg=leg, at=f"{node} ({', '.join(devices)})")
 
 
 _SAID: dict[str, str] = {

@@ -171,6 +171,24 @@ async def test_an_act_shows_its_plan_and_is_followed_to_its_end(
     assert {leg.node for leg in (await cluster.volume()).status.mapping.legs} == {"n1", "n3"}
 
 
+async def test_a_watch_of_the_volumes_that_lags_makes_no_departure(
+    cluster: Cluster, invoke: Invoke, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = await claimed(cluster)
+    watch = cluster.kube.watch
+
+    async def lagging(kind: Any, **which: Any) -> AsyncIterator[Any]:
+        async for event, obj in watch(kind, **which):
+            if kind is VirtualVolume and event == "MODIFIED":
+                await asyncio.Event().wait()
+            yield event, obj
+
+    cluster.kube.watch = lagging  # type: ignore[method-assign]
+    async with everyone_acts(cluster):
+        assert await invoke("drain", device) == 0
+    assert capsys.readouterr().out.splitlines() == ["n2-d1 is Drained: 1 leg given up, 400Mi copied", "as planned"]
+
+
 async def test_where_it_departs_from_the_plan_it_says_so(
     cluster: Cluster, invoke: Invoke, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,8 +90,13 @@ async def room(cluster: Cluster, *devices: str) -> None:
     await cluster.settle()
 
 
+@pytest.mark.parametrize("together", [1, 25], ids=["one-by-one", "together"])
 @pytest.mark.parametrize("deed", ["Drain", "Retire", "Replace"])
-async def test_a_device_with_two_volumes(cluster: Cluster, deed: Deed) -> None:
+async def test_a_device_with_two_volumes(
+    cluster: Cluster, deed: Deed, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rehearsed at a time or not, the plan is the same: it is what comes about."""
+    monkeypatch.setattr(foresight, "TOGETHER", together)
     device = await two_volumes(cluster)
     await room(cluster, "n3-d1", "n3-d2")
     plan, seen = await planned_and_done(cluster, deed, device)

@@ -33,6 +33,11 @@ Deed = Literal["Drain", "Retire", "Replace"]
 RATE = 100 * MIB
 """Bytes per second at which a copy is assumed to be made: about what one hard disk writes."""
 
+TOGETHER = 25
+"""Volumes that are rehearsed at a time: what they do to each other is to take room, in this order. With all at once the
+time that a quiescence takes to be rehearsed grows with the square of their number.
+"""
+
 
 class Move(Wire, omit_defaults=False, frozen=True, kw_only=True):
     """What becomes of one volume of the device."""
@@ -104,14 +109,16 @@ def plan(world: World, deed: Deed, name: str, now: float, *, rate: int = RATE) -
         seen.extend(msgspec.structs.replace(step, copies=copies) for step in steps(was, is_))
 
     there.put(done(before, deed, now))
-    volumes = sorted((world.volumes[one] for one in here), key=lambda one: changes.endangered(there, one))
-    others = {one for one, volume in world.volumes.items() if one not in here and _unsettled(world, volume, now)}
-    rehearsal.run(name, [*(volume.metadata.name for volume in volumes), *others], note)
+    volumes = [one for one in world.volumes.values() if one.metadata.name in here or _unsettled(world, one, now)]
+    volumes.sort(key=lambda one: changes.endangered(world, one))
+    for first in range(0, max(len(volumes), 1), TOGETHER):
+        rehearsal.run(name, [volume.metadata.name for volume in volumes[first : first + TOGETHER]], note)
     after = there.devices.get(name)
     last = device_.remaining(there, after)[0] if after else set()
     moves = [
         _move(world, rehearsal, volume, uuid, [step for step in seen if step.volume == volume.metadata.name], rate=rate)
         for volume in volumes
+        if volume.metadata.name in here
     ]
     total = sum(move.bytes for move in moves)
     return Plan(
@@ -209,6 +216,9 @@ def _obstacle(rehearsal: Rehearsal, volume: VirtualVolume, uuid: str) -> str:
     decision = rehearsal.decisions.get(volume.metadata.name, Wait())
     if not isinstance(decision, Act) and decision.message:
         return decision.message
+    attach = world.state_of(status.attachment.node).state if status.attachment.node else "Ready"
+    if attach != "Ready":
+        return f"its attach node {status.attachment.node} is {attach}: nothing is changed under it"
     if not v.in_reach(world, volume):
         return f"no copy is in reach that could be copied: {status.message}"
     if not status.attachment.node and any(leg.state == "Rebuilding" for leg in v.legs(volume)):

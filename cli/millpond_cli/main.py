@@ -9,6 +9,7 @@ import click
 
 from millpond_cli import asked, devices, explain, report, stillness
 from millpond_cli.maintenance import maintain
+from millpond_cli.scrubs import scrub
 from millpond_cli.shown import Format, formatted
 from millpond_cli.stillness import REASONS, Outcome
 from millpond_cli.terminal import answer, run, told
@@ -126,7 +127,7 @@ def release(kubeconfig: str, names: tuple[str, ...], form: Format) -> None:
     run(kubeconfig, let_go)
 
 
-for command in (*devices.COMMANDS, maintain):
+for command in (*devices.COMMANDS, maintain, scrub):
     cli.add_command(command)
 
 

@@ -132,7 +132,7 @@ def maintain(
             if status != DONE:
                 terminal.told(f"the intent stands, to take it back: kubectl millpond maintain {node} --done")
             made = await kube.get(StorageNode, node)
-        terminal.out.print(formatted(made, form) or message, markup=False)
+        terminal.answer(formatted(made, form) or message)
         return status
 
     terminal.run(kubeconfig, say)

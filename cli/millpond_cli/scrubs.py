@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+import click
+
+from millpond_cli import terminal
+from millpond_cli.shown import Format, formatted
 from millpond_cli.stillness import Tell
 from millpond_core import names
 from millpond_core.errors import DeadlineExceeded, Invalid, NotFound
@@ -116,6 +121,39 @@ async def _versions(kube: Kube, volume: VirtualVolume) -> AsyncGenerator[Virtual
             yield seen
 
 
-def all_of(outcomes: Sequence[Compared]) -> int:
-    """One exit status for several."""
-    return max((outcome.status for outcome in outcomes), default=EQUAL)
+@click.command()
+@click.argument("names_", metavar="NAME…", nargs=-1, required=True)
+@click.option("--keep", default="", metavar="LEG", help="The leg that is right: the others are made anew from it.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Until it has ended.")
+@terminal.form
+@click.pass_obj
+def scrub(kubeconfig: str, /, *, names_: tuple[str, ...], keep: str, wait: bool, form: Format) -> None:
+    """Compare the copies of volumes, given by their names or their claims' as NAMESPACE/NAME.
+
+    Exit status 3: copies differ. Nothing is written; docs/scrubbing.md says how to find out which is right.
+
+    \b
+    kubectl millpond scrub shop/db-0
+    kubectl millpond scrub pvc-4f1c --keep a
+    """
+
+    async def compare(kube: Kube) -> int:
+        volumes = [await find(kube, name) for name in names_]
+        patches = [trusting(one, keep) if keep else request(one, time.time()) for one in volumes]
+        asked = [
+            await kube.merge(VirtualVolume, one.metadata.name, patch)
+            for one, patch in zip(volumes, patches, strict=True)
+        ]
+        if keep or not wait:
+            what = f"every leg but {keep} is made anew from it" if keep else "its legs are to be compared"
+            for one in asked:
+                terminal.answer(formatted(one, form) or f"{one.metadata.name}: {what}")
+            return EQUAL
+        outcomes = []
+        for one in asked:
+            outcome = await follow(kube, one, terminal.told)
+            terminal.answer(formatted(outcome.volume, form) or "\n".join(found(outcome.volume)))
+            outcomes.append(outcome)
+        return max(outcome.status for outcome in outcomes)
+
+    terminal.run(kubeconfig, compare)

@@ -123,7 +123,8 @@ async def test_a_quiescence_halts_it_and_it_goes_on_where_it_stood(whole: Whole)
     await whole.until(lambda: whole.get(Quiescence, "q").status.phase == "Quiesced")
     at = array(whole).checked
     (heard,) = whole.get(Quiescence, "q").status.acknowledgements
-    assert [halted.partition("@")[0] for halted in heard.halted] == ["v1/scrub"]
+    assert heard.halted == [f"v1/scrub@{array(whole).sync_min}"]
+    assert array(whole).sync_min >= 4 * MIB // SECTOR, "where it stood is what is told"
     await whole.pass_time(5)
     assert array(whole).checked == at
     await whole.kube.merge(Quiescence, "q", {"spec": {"release": True}})

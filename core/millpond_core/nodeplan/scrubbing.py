@@ -188,8 +188,8 @@ def progress(plan: Attaching) -> list[Progress]:
     if array.sync_action not in ("check", "idle", "frozen"):
         return []  # a leg is rebuilt
     done = known.done
-    if array.sync_action == "check" and not known.again:
-        done = max(done, min(array.sync_done_sectors, array.component_sectors))
+    if not known.again and known.running is not None and array.sync_max_sectors == known.running[1]:
+        done = max(done, array.sync_done_sectors if array.sync_action == "check" else array.sync_min_sectors)
     halted = array.sync_action == "frozen"
     total = array.component_sectors * SECTOR
     return [Progress(kind="Scrub", done_bytes=done * SECTOR, total_bytes=total, halted=halted)]

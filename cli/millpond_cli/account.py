@@ -7,7 +7,7 @@ from collections.abc import Callable
 from millpond_cli.report import title
 from millpond_core.master import foresight
 from millpond_core.master.foresight import Plan
-from millpond_core.master.moves import Step, sentence, steps
+from millpond_core.master.moves import Step, predicate, steps
 from millpond_core.master.world import World
 from millpond_core.model import StorageDevice, VirtualVolume
 from millpond_core.model.meta import Wire
@@ -60,7 +60,7 @@ class Story:
         else:
             for step in steps(self.volumes[name], obj):
                 self.steps.append(step)
-                self._tell(sentence(step.what))
+                self._tell(f"{title(obj)}: {predicate(step.what)}")
             self.volumes[name] = obj
             if any(leg.state == "Rebuilding" for leg in obj.status.mapping.legs):
                 self._say(f"{title(obj)}: {obj.status.message}")
@@ -80,7 +80,10 @@ class Story:
     def emptied(self, may_stay: set[str]) -> bool:
         """Whether nothing more can leave: what stays may, or nothing does and there is no disk to say so."""
         left = self.left()
-        return (left <= may_stay and self.as_planned()) if left else not self._alive()
+        if left:
+            return left <= may_stay and self.as_planned()
+        legs = (leg for volume in self.volumes.values() for leg in volume.status.mapping.legs)
+        return not self._alive() and not any(leg.state == "Rebuilding" for leg in legs)
 
     def reached(self) -> bool:
         """Whether the device is what it was to become."""

@@ -16,12 +16,9 @@ from millpond_core.units import format_bytes
 
 def lines(plan: Plan) -> list[str]:
     """The whole of it."""
-    seconds = plan.copy_seconds + plan.wait_seconds
-    waits = f", {span(plan.wait_seconds)} of it waiting" if plan.wait_seconds else ""
     number = f"{len(plan.moves)} volume{'' if len(plan.moves) == 1 else 's'}"
     said = [
-        f"{plan.deed.lower()} {plan.device} on {plan.node}: {number}, {format_bytes(plan.bytes)} to copy, "
-        f"about {span(seconds)}{waits}",
+        f"{plan.deed.lower()} {plan.device} on {plan.node}: {number}, {_effort(plan)}",
         f"  reckoned with {plan.assumed}",
     ]
     for move in plan.moves:
@@ -74,6 +71,14 @@ def successor(world: World, plan: Plan, name: str) -> str:
     placed = [step for move in plan.moves for step in move.steps if step.event == "Allocated"]
     there = sum(1 for step in placed if name in step.devices)
     return f"{there} of {len(placed)} new legs go to {name}"
+
+
+def _effort(plan: Plan) -> str:
+    waits = f"{span(plan.wait_seconds)} of waiting" if plan.wait_seconds else ""
+    if not plan.bytes:
+        return ", ".join(filter(None, ("nothing to copy", waits)))
+    about = f"{format_bytes(plan.bytes)} to copy, about {span(plan.copy_seconds + plan.wait_seconds)}"
+    return f"{about}, {waits} in it" if waits else about
 
 
 def _move(move: Move) -> Iterator[str]:

@@ -27,6 +27,7 @@ ORDER = (
     "test_return",
     "test_blink",
     "test_quiesce",
+    "test_drain",
     "test_restarts",
     "test_maintenance",
     "test_failover",

@@ -159,13 +159,13 @@ async def test_an_act_shows_its_plan_and_is_followed_to_its_end(
     assert said.out.splitlines() == [f"n2-d1 is {ends}: 1 leg given up, 400Mi copied", "as planned"]
     progress = said.err.splitlines()
     assert progress[0] == f"{command} n2-d1 on n2: 1 volume, 400Mi to copy, about 4 s"
-    told = [line for line in progress if line.startswith("v1: ")]
+    told = [line for line in progress if line.startswith(("shop/db-0: spare", "shop/db-0: leg")) and "(" in line]
     assert told == [
-        "v1: spare c on n3 (n3-d1) is allocated",
-        "v1: leg c on n3 (n3-d1) joins, to be copied",
-        "v1: leg c on n3 (n3-d1) is copied and in sync",
-        "v1: leg b on n2 (n2-d1) is given up",
-        "v1: leg b on n2 (n2-d1) is gone, its room free",
+        "shop/db-0: spare c on n3 (n3-d1) is allocated",
+        "shop/db-0: leg c on n3 (n3-d1) joins, to be copied",
+        "shop/db-0: leg c on n3 (n3-d1) is copied and in sync",
+        "shop/db-0: leg b on n2 (n2-d1) is given up",
+        "shop/db-0: leg b on n2 (n2-d1) is gone, its room free",
     ]
     assert "n2-d1: 0/1 legs replaced" in progress
     assert {leg.node for leg in (await cluster.volume()).status.mapping.legs} == {"n1", "n3"}
@@ -187,6 +187,38 @@ async def test_a_watch_of_the_volumes_that_lags_makes_no_departure(
     async with everyone_acts(cluster):
         assert await invoke("drain", device) == 0
     assert capsys.readouterr().out.splitlines() == ["n2-d1 is Drained: 1 leg given up, 400Mi copied", "as planned"]
+
+
+async def test_a_device_that_is_gone_before_anyone_looks_is_done(
+    cluster: Cluster, invoke: Invoke, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await claimed(cluster)
+    ask = emptying.ask
+
+    async def asked(*what: Any) -> None:
+        await ask(*what)
+        await cluster.settle()
+
+    monkeypatch.setattr(emptying, "ask", asked)
+    assert await invoke("replace", "n3-d1") == 0
+    assert capsys.readouterr().out.splitlines() == ["n3-d1 is Deleted: 0 legs given up, 0 copied", "as planned"]
+
+
+async def test_a_dead_disk_that_is_drained_is_to_be_replaced(
+    cluster: Cluster, invoke: Invoke, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It cannot say that it is Drained; its last leg is given up, and gone with the device alone."""
+    device = await claimed(cluster, grace=2)
+    cluster.nodes.pull(device)
+    await cluster.settle()
+    async with everyone_acts(cluster):
+        assert await invoke("drain", device) == 0
+    said = capsys.readouterr()
+    why = "its leg is given up; its disk is not there: it is given back when the StorageDevice is deleted (replace)"
+    assert f"    in the way: {why}" in said.err.splitlines()
+    ended, account = said.out.splitlines()
+    assert "nothing needs it any more: kubectl millpond replace n2-d1 deletes it" in ended
+    assert account == "as planned"
 
 
 async def test_where_it_departs_from_the_plan_it_says_so(
@@ -264,6 +296,7 @@ async def test_an_act_that_would_leave_a_volume_without_a_copy_is_refused(
     for command in ("drain", "retire", "replace"):
         assert await invoke(command, device, *accepted) == 3
         *plan, refusal = capsys.readouterr().err.splitlines()
+        assert plan[0] == f"{command} n1-d1 on n1: 1 volume, nothing to copy"
         assert "without n1-d1 no copy is left of: shop/db-0 (v1)" in plan
         assert refusal.startswith("refused: n1-d1 has the last copy in reach of v1;")
         assert refusal.endswith("say --accept-data-loss=v1")

@@ -75,7 +75,7 @@ class Plan(Wire, omit_defaults=False, frozen=True, kw_only=True):
     copy_seconds: float
     """One copy after the other."""
     wait_seconds: float
-    """Until grace periods, pauses and others' quiescences are over."""
+    """Until grace periods, pauses and others' quiescences are over that something waits for."""
     assumed: str
     losses: list[str]
     """Volumes of which no copy in reach would be left without the device."""
@@ -103,10 +103,15 @@ def plan(world: World, deed: Deed, name: str, now: float, *, rate: int = RATE) -
     rehearsal = Rehearsal(world, now)
     there = rehearsal.world
     seen: list[Step] = []
+    ended = now
 
     def note(was: VirtualVolume, is_: VirtualVolume) -> None:
+        nonlocal ended
         copies = len(v.in_reach(there, is_))
-        seen.extend(msgspec.structs.replace(step, copies=copies) for step in steps(was, is_))
+        taken = [msgspec.structs.replace(step, copies=copies) for step in steps(was, is_)]
+        if any(step.volume in here for step in taken):
+            ended = rehearsal.now
+        seen.extend(taken)
 
     there.put(done(before, deed, now))
     volumes = [one for one in world.volumes.values() if one.metadata.name in here or _unsettled(world, one, now)]
@@ -128,7 +133,7 @@ def plan(world: World, deed: Deed, name: str, now: float, *, rate: int = RATE) -
         moves=moves,
         bytes=total,
         copy_seconds=sum(move.seconds for move in moves),
-        wait_seconds=rehearsal.now - now,
+        wait_seconds=ended - now,
         assumed=f"{format_bytes(rate)}/s where no spec.rebuild.maxRate is lower, one copy after the other",
         losses=sorted(last),
         at_risk=sorted(move.volume for move in moves if move.fewest <= 1),

@@ -149,6 +149,14 @@ def test_the_masters_own_quiescence_that_is_under_way_is_seen_through() -> None:
     assert (made.ends, made.wait_seconds) == ("Drained", 0)
 
 
+def test_reads_and_writes_that_people_hold_go_on_when_their_time_is_up() -> None:
+    """And with them what the plan is about."""
+    mine = quiescence("mine", "Quiesced", at=NOW - 10, own=False, reason="Manual")
+    mine = msgspec.structs.replace(mine, spec=msgspec.structs.replace(mine.spec, hold_io=True))
+    made = plan(world(mapped(nodes=[report("n1", "a", front="Suspended"), report("n2", "b")]), mine))
+    assert (made.ends, made.wait_seconds) == ("Drained", 20)
+
+
 def test_a_plan_is_made_while_a_person_waits() -> None:
     """More volumes than are rehearsed at a time."""
     assert foresight.TOGETHER < 30

@@ -17,7 +17,7 @@ from millpond_core.instants import seconds_stamp, stamp
 from millpond_core.master import changes, planner
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import wire
-from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Merge, Patch, Step
+from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Find, Merge, Patch, Step
 from millpond_core.master.world import Object, World
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.storagenode import NodeQuiescence
@@ -28,6 +28,9 @@ Seen = Callable[[VirtualVolume, VirtualVolume], None]
 
 LIFE = "rehearsed"
 """Incarnation of what exists in a rehearsal alone."""
+
+ASSEMBLED = ("Active", "Suspended")
+"""Fronts that stand. A suspended one goes on with the quiescence that holds it; until then nothing is copied anyway."""
 
 
 class Rehearsal:
@@ -75,8 +78,8 @@ class Rehearsal:
                 return
             decision = planner.decide(self.world, current, self.now)
             self.decisions[current.metadata.name] = decision
-            if not isinstance(decision, Act):
-                return
+            if not isinstance(decision, Act) or isinstance(decision.step, Find):
+                return  # which claims have a label is nobody's to say here: such a quiescence waits
             self._take(decision.step, seen)
 
     def _take(self, step: Step, seen: Seen) -> None:
@@ -158,7 +161,7 @@ def reported(world: World, volume: VirtualVolume) -> VirtualVolume:
         others = [one for one in entry.legs if one.id != leg.id]
         entries[leg.node] = msgspec.structs.replace(entry, epoch=max(entry.epoch, at.epoch), legs=[*others, new])
     attach = entries.get(at.node)
-    if attach is not None and attach.front == "Active" and world.state_of(at.node).state == "Ready":
+    if attach is not None and attach.front in ASSEMBLED and world.state_of(at.node).state == "Ready":
         known = {path.id: path for path in attach.paths}
         paths = [
             _reached(world, leg, known.get(leg.id, PathReport(id=leg.id)))
@@ -174,7 +177,7 @@ def reported(world: World, volume: VirtualVolume) -> VirtualVolume:
 def copied(world: World, volume: VirtualVolume) -> VirtualVolume:
     """The record once the attach node has rebuilt what it can: nothing is, while it is not attached, or halted."""
     attach = v.report(volume, volume.status.attachment.node)
-    if attach is None or attach.front != "Active" or world.state_of(attach.node).state != "Ready":
+    if attach is None or attach.front not in ASSEMBLED or world.state_of(attach.node).state != "Ready":
         return volume
     if not v.in_reach(world, volume) or any(_halts(world, name) for name in v.covering(world, volume.metadata.name)):
         return volume

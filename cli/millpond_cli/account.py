@@ -57,7 +57,7 @@ class Story:
             self._say(f"{name}: {obj.status.message}" if obj.status.message and not gone else "")
         elif gone:
             self.volumes.pop(name, None)
-        else:
+        elif name in self.volumes:  # else another of that name
             for step in steps(self.volumes[name], obj):
                 self.steps.append(step)
                 self._tell(f"{title(obj)}: {predicate(step.what)}")

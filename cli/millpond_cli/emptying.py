@@ -47,6 +47,10 @@ async def users(kube: Kube, plan: Plan) -> Plan:
 async def ask(kube: Kube, deed: Deed, device: str) -> None:
     """Everything else is the operator's, whether anyone follows it or not."""
     if deed == "Replace":
+        # What someone accepted some time ago would let the device go at once, with legs on it that can be moved.
+        await kube.merge(
+            StorageDevice, device, {"metadata": {"annotations": {names.ANNOTATION_ACCEPT_DATA_LOSS: None}}}
+        )
         await kube.delete(StorageDevice, device)
     else:
         await kube.merge(StorageDevice, device, {"spec": {"desiredState": STATES[deed]}})

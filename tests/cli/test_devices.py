@@ -15,9 +15,10 @@ import yaml
 from click.testing import CliRunner
 from harness import Cluster, MasterKube, attached, leg_on, remote
 
-from millpond_cli import devices, emptying, main
+from millpond_cli import account, devices, emptying, main
 from millpond_core import names
 from millpond_core.errors import Invalid, NotFound
+from millpond_core.master import foresight
 from millpond_core.model import StorageDevice, VirtualVolume
 
 Invoke = Callable[..., Coroutine[Any, Any, int]]
@@ -320,7 +321,7 @@ async def test_a_dead_disk_with_a_last_copy_goes_when_its_loss_is_accepted(
     merge = cluster.kube.merge
 
     async def merged(kind: Any, name: str, patch: Any, **how: Any) -> Any:
-        if names.ANNOTATION_ACCEPT_DATA_LOSS in str(patch):
+        if patch.get("metadata", {}).get("annotations", {}).get(names.ANNOTATION_ACCEPT_DATA_LOSS):
             legs = (await cluster.volume("v2")).status.mapping.legs
             replaced_first.append(all(leg.releasing or leg.node != "n1" for leg in legs))
         return await merge(kind, name, patch, **how)
@@ -351,6 +352,33 @@ async def test_a_drain_leaves_a_last_copy_where_it_is_when_that_is_accepted(
     ]
     assert names.ANNOTATION_ACCEPT_DATA_LOSS not in (await cluster.device(device)).metadata.annotations
     assert leg_on(await cluster.volume(), "n1").state == "InSync"
+
+
+async def test_what_was_accepted_some_time_ago_gives_nothing_up(
+    cluster: Cluster, invoke: Invoke, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The only copy, which can be moved: the annotation alone would have let the device go with it."""
+    device = await claimed(cluster, copies=1)
+    uuid = (await cluster.device(device)).status.observation.device_uuid
+    old = {"metadata": {"annotations": {names.ANNOTATION_ACCEPT_DATA_LOSS: uuid}}}
+    await cluster.kube.merge(StorageDevice, device, old)
+    async with everyone_acts(cluster):
+        assert await invoke("replace", device) == 0
+    assert capsys.readouterr().out.splitlines() == ["n1-d1 is Deleted: 1 leg given up, 400Mi copied", "as planned"]
+    [leg] = (await cluster.volume()).status.mapping.legs
+    assert (leg.id, leg.state) == ("b", "InSync")
+
+
+async def test_a_volume_that_is_deleted_and_made_again_meanwhile_is_another(
+    cluster: Cluster,
+) -> None:
+    device = await claimed(cluster)
+    world = await emptying.look(cluster.kube)
+    story = account.Story(world, foresight.plan(world, "Drain", device, cluster.clock.now()), lambda _: None)
+    there = await cluster.volume()
+    story.see("DELETED", there)
+    story.see("ADDED", there)
+    assert (story.left(), story.steps) == (set(), [])
 
 
 async def test_an_acceptance_needs_someone_who_waits(invoke: Invoke) -> None:

@@ -113,7 +113,7 @@ def plan(world: World, deed: Deed, name: str, now: float, *, rate: int = RATE) -
             ended = rehearsal.now
         seen.extend(taken)
 
-    there.put(done(before, deed, now))
+    there.put(asked_for(before, deed, now))
     volumes = [one for one in world.volumes.values() if one.metadata.name in here or _unsettled(world, one, now)]
     volumes.sort(key=lambda one: changes.endangered(world, one))
     for first in range(0, max(len(volumes), 1), TOGETHER):
@@ -142,8 +142,8 @@ def plan(world: World, deed: Deed, name: str, now: float, *, rate: int = RATE) -
     )
 
 
-def done(device: StorageDevice, deed: Deed, now: float) -> StorageDevice:
-    """The device once people have asked for it."""
+def asked_for(device: StorageDevice, deed: Deed, now: float) -> StorageDevice:
+    """The device once people have asked for ``deed``."""
     if deed == "Replace":
         metadata = msgspec.structs.replace(
             device.metadata,

@@ -256,7 +256,7 @@ class Nodes:
         if at.node == node.name and volume.spec.attachment.node == node.name:
             if node.stood.get(name) == at.epoch or self._may_assemble(node, volume):
                 node.stood[name] = at.epoch
-                report |= {"front": "Active", "generation": mapping.generation, "device": "/dev/mapper/x"}
+                report |= {"device": "/dev/mapper/x", **self._stands(node, volume)}
                 report["paths"] = [
                     self._path(node, name, leg)
                     for leg in mapping.legs
@@ -266,8 +266,16 @@ class Nodes:
             report["front"] = "Fenced"
         elif name in node.stood:
             node.clean[name] = node.stood.pop(name)
+            self._left(node, name)
         report["cleanEpoch"] = node.clean.get(name, 0)
         await self.kube.apply_status(VirtualVolume, name, {"nodes": [report]}, manager=names.node_manager(node.name))
+
+    def _stands(self, node: Node, volume: VirtualVolume) -> dict[str, Any]:
+        """What the attach node says of a volume that stands there."""
+        return {"front": "Active", "generation": volume.status.mapping.generation}
+
+    def _left(self, node: Node, volume: str) -> None:
+        """A volume is detached in good order."""
 
     def _path(self, node: Node, volume: str, leg: Leg) -> dict[str, str]:
         state = "Up" if self._alive(leg) else "Down"

@@ -45,7 +45,8 @@ def test_doorbells_ring_for_what_is_under_way_and_for_nothing_else() -> None:
     assert node.doorbell(there, "n3") == ""
     decision = planner.decide(there, there.nodes["n1"], NOW)
     assert isinstance(decision, Act)
-    assert decision.step == Merge(StorageNode, "n1", {"metadata": {"annotations": {names.ANNOTATION_QUIESCE: "q1,q2"}}})
+    bell = {"resourceVersion": "7", "annotations": {names.ANNOTATION_QUIESCE: "q1,q2"}}
+    assert decision.step == Merge(StorageNode, "n1", {"metadata": bell})
 
 
 def test_quiescences_that_fail_are_tried_again_later_and_later() -> None:

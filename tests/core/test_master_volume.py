@@ -27,13 +27,14 @@ from master_world import (
 )
 
 from millpond_core import names
-from millpond_core.instants import seconds_stamp
+from millpond_core.instants import seconds_stamp, stamp
 from millpond_core.master import changes, deleting, planner, volume
 from millpond_core.master.steps import Act, Create, Merge, Patch, Refuse, Wait
 from millpond_core.master.world import Health, RebuildLimits, World
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model.quiescence import Acknowledgement
 from millpond_core.model.storagedevice import StorageDeviceStatus
-from millpond_core.model.storagenode import StorageNodeStatus
+from millpond_core.model.storagenode import NodeQuiescence, StorageNodeStatus
 from millpond_core.model.virtualvolume import (
     Attachment,
     Extent,
@@ -199,6 +200,31 @@ def test_who_has_fewest_copies_is_rebuilt_first() -> None:
     assert isinstance(decision, Act)
     assert isinstance(decision.step, Patch)
     assert decision.step.name == "v2"
+
+
+@pytest.mark.parametrize(
+    ("phase", "health", "committed"),
+    [
+        ("Quiesced", Health(), True),
+        ("Applied", Health(), True),
+        ("Expired", Health(), False),
+        ("Released", Health(), False),
+        ("Draining", Health(), False),
+        ("Draining", FAILED_NODE, True),
+    ],
+)
+def test_nothing_is_committed_once_a_participant_has_gone_on(phase: Any, health: Health, committed: bool) -> None:
+    """It had said that it is still; what it says now counts too, unless it says nothing any more."""
+    word = Acknowledgement(node="n4", at=stamp(NOW))
+    still = quiescence("q", "Quiesced", at=NOW + 59, participants=["n4"], acknowledgements=[word])
+    there = world(replacing("v1"), lost("n2", since=NOW - 99), still, n4=health)
+    answer = NodeQuiescence(uid=still.metadata.uid, name="q", phase=phase, message="its time was up")
+    there.put(StorageNode(metadata=meta("n4"), status=StorageNodeStatus(quiescences=[answer])))
+    decision = planner.decide(there, still, NOW + 60)
+    assert isinstance(decision, Act)
+    assert isinstance(decision.step, Patch)
+    assert decision.step.kind is (VirtualVolume if committed else Quiescence)
+    assert committed or f"not still any more: n4 ({phase}: its time was up)" in decision.why
 
 
 def test_a_leg_that_never_stays_is_replaced() -> None:

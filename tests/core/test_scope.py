@@ -11,7 +11,7 @@ from master_world import NOW, leg, legs, mapped, meta, quiescence, world
 
 from millpond_core import names
 from millpond_core.master import planner, scope
-from millpond_core.master.steps import Act, Apply, Find, Wait
+from millpond_core.master.steps import Act, Find, Patch, Wait
 from millpond_core.master.world import Found, World
 from millpond_core.model import Quiescence, VirtualVolume
 from millpond_core.model.quiescence import ClaimScope, Scope
@@ -51,11 +51,11 @@ def shop(**more: Any) -> ClaimScope:
 
 
 def entered(there: World, name: str = "q") -> dict[str, Any]:
-    """The status that the next step applies."""
+    """The status that the next step writes."""
     decision = planner.decide(there, there.quiescences[name], NOW)
     assert isinstance(decision, Act), decision
-    assert isinstance(decision.step, Apply), decision
-    return dict(decision.step.status)
+    assert isinstance(decision.step, Patch), decision
+    return dict(decision.step.operations[-1]["value"])
 
 
 @pytest.mark.parametrize(

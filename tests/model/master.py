@@ -20,13 +20,14 @@ from state import FROZEN, NODES, NOTHING, SUSPENDED, Interned, Size, State, put
 from millpond_core import quiesce
 from millpond_core.instants import stamp
 from millpond_core.master import attaching, changes, deleting, quiescence, volume
-from millpond_core.master.steps import Act, Apply, Delete, Patch
+from millpond_core.master.steps import Act, Delete, Patch
 from millpond_core.master.world import Health, World
 from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.quiescence import QuiescenceSpec, Scope
 from millpond_core.model.storagedevice import DeviceObservation, Identity, StorageDeviceSpec, StorageDeviceStatus
 from millpond_core.model.storagenode import StorageNodeStatus
 from millpond_core.names import LABEL_MADE_BY, MASTER
+from millpond_core.testing.patches import json_patch
 from millpond_core.units import UNIT_BYTES
 
 LOST_AT, GRACE_OVER, DEADLINE_OVER = 1000.0, 2000.0, 3000.0
@@ -177,8 +178,9 @@ class Master:
         decision = self._decisions[at]
         if not isinstance(decision, Act) or isinstance(decision.step, Delete):
             return
-        if isinstance(decision.step, Apply):
-            after = self._applied(known, decision.step)
+        assert isinstance(decision.step, Patch)
+        if decision.step.kind is Quiescence:
+            after = self._said(known, decision.step)
             if after != state.quiescence:
                 phase = self.objects[after].status.phase
                 yield f"the quiescence is {phase}", state._replace(quiescence=after)
@@ -194,9 +196,10 @@ class Master:
             ),
         )
 
-    def _applied(self, known: Quiescence, step: Apply) -> int:
-        """The quiescence after server-side apply; all that happened, happened when it began."""
-        status = msgspec.convert({**msgspec.to_builtins(known.status), **step.status}, type(known.status))
+    def _said(self, known: Quiescence, step: Patch) -> int:
+        """The quiescence as it is patched; all that happened, happened when it began."""
+        patched = json_patch(msgspec.to_builtins(known), step.operations)
+        status = msgspec.convert(patched["status"], type(known.status))
         entered = [msgspec.structs.replace(one, at=stamp(GRACE_OVER), message="") for one in status.timeline]
         status = msgspec.structs.replace(status, timeline=entered, message="", conditions=[], longest_hold_ms=0)
         return self.objects(msgspec.structs.replace(known, status=status))

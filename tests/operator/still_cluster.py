@@ -28,6 +28,10 @@ NODES = ("n1", "n2", "n3")
 VOLUMES = ("v1", "v2", "v3")
 DISKS = tuple(f"{node}-d{number}" for node in NODES for number in (1, 2))
 TURN_SECONDS = 5.0
+STEPS = {(before, after) for (before, _), after in quiesce.TABLE.items()} | {
+    (phase, phase) for phase in ("Pending", *quiesce.RUNNING, *quiesce.OVER)
+}
+"""From which phase to which."""
 
 
 class Watch(deque[Change]):
@@ -54,7 +58,7 @@ class Watch(deque[Change]):
             old = (before or {}).get("status", {}).get("phase", "Pending")
             if phase == "Instructed" and old == "Pending":
                 self.instructed[after["metadata"]["uid"]] = self.cluster.clock.time
-            if old in quiesce.OVER and phase != old:
+            if (old, phase) not in STEPS:
                 self.wrong.append(f"{change.key.name} was {old} and is {phase}")
         if change.key.plural == "storagenodes" and after:
             bell = after["metadata"].get("annotations", {}).get(names.ANNOTATION_QUIESCE, "")

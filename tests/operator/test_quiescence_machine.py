@@ -7,6 +7,7 @@ right code passes.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from quiescence_machine import Quiescences
 
 from millpond_core import names
-from millpond_core.master import node, quiescence
+from millpond_core.master import node, quiescence, steps
+from millpond_core.model import Quiescence
 from millpond_core.model.quiescence import Scope
 from millpond_core.nodeplan import still
 from millpond_node import holds
@@ -108,6 +110,18 @@ def two_ask_for_one_volume(story: Quiescences) -> None:
     story.everyone_acts(6, 1.0)
 
 
+def another_master_has_an_old_view(story: Quiescences) -> None:
+    """It was away from when all were still until all was over."""
+    story.asks(V1, hold=True, deadline=60)
+    story.everyone_acts(6, 1.0)
+    story.another_master()
+    story.ends(0, delete=False, own=False)
+    story.everyone_acts(3, 1.0)
+    story.time_passes(70.0)
+    story.another_master_decides(Quiescence)
+    story.holds()
+
+
 # --- rules broken on purpose ------------------------------------------------------------------------------------------
 
 
@@ -168,6 +182,15 @@ def _halted_operations_forgotten(patch: Patch) -> None:
     patch.setattr(still, "wants", wants)
 
 
+def _phases_without_compare_and_swap(patch: Patch) -> None:
+    real = quiescence._status
+
+    def status(q: Quiescence, fields: dict[str, Any]) -> steps.Patch:
+        return dataclasses.replace(real(q, fields), operations=real(q, fields).operations[1:])
+
+    patch.setattr(quiescence, "_status", status)
+
+
 def _nobody_waits_for_a_turn(patch: Patch) -> None:
     patch.setattr(quiescence, "_ahead", lambda world, q, volumes: [])
 
@@ -190,6 +213,11 @@ MUTATIONS: dict[str, tuple[Callable[[Patch], None], Story, str]] = {
         "n1 begins by-hand-1 anew",
     ),
     "halted operations forgotten": (_halted_operations_forgotten, a_hold_is_released, "is halted on n1 and nobody"),
+    "phases without a compare-and-swap": (
+        _phases_without_compare_and_swap,
+        another_master_has_an_old_view,
+        "by-hand-1 was Released and is Expired",
+    ),
     "nobody waits for a turn": (_nobody_waits_for_a_turn, two_ask_for_one_volume, "in force for the same volume"),
 }
 

@@ -149,7 +149,9 @@ def decide(world: World, node: StorageNode, now: float) -> Decision:
     name = node.metadata.name
     bell = doorbell(world, name)
     if node.metadata.annotations.get(names.ANNOTATION_QUIESCE, "") != bell:
-        patch = {"metadata": {"annotations": {names.ANNOTATION_QUIESCE: bell or None}}}
+        # Only if nothing has changed: an old view would silence, or ring again, what is not known to it.
+        unchanged = {"resourceVersion": node.metadata.resource_version}
+        patch = {"metadata": {**unchanged, "annotations": {names.ANNOTATION_QUIESCE: bell or None}}}
         return Act(Merge(StorageNode, name, patch), f"doorbell: {bell or 'silent'}")
     if act := maintenance.forget(world, node):
         return act

@@ -17,7 +17,7 @@ from millpond_core.instants import parse, span, stamp
 from millpond_core.master import changes, conditions, scope
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import Says
-from millpond_core.master.steps import Act, Apply, Decision, Delete, Notice, Patch, Wait
+from millpond_core.master.steps import Act, Decision, Delete, Notice, Patch, Wait
 from millpond_core.master.world import World
 from millpond_core.model import Quiescence, VirtualVolume
 from millpond_core.model.quiescence import (
@@ -123,6 +123,9 @@ def _quiesced(world: World, q: Quiescence, now: float) -> Decision:
         change = changes.ready(world, volume, now)
         if change is None:
             continue
+        if moving := _moving(world, q):
+            said = f"not still any more: {_laggards(world, q, moving)}; {name} is tried again; everything goes on"
+            return _enter(world, q, "late", said, now, generations=generations)
         holds = [(parse(a.at) or 0.0, a.hold_remaining_ms) for a in q.status.acknowledgements if q.spec.hold_io]
         if now >= _deadline(q) or not quiesce.hold_allows(holds, now):
             said = f"no time left to commit {name}: it is tried again; everything goes on"
@@ -221,6 +224,12 @@ def _awaited(world: World, q: Quiescence, acknowledgements: Iterable[Acknowledge
     return [n for n in q.status.participants if n not in heard and world.state_of(n).state != "Failed"]
 
 
+def _moving(world: World, q: Quiescence) -> list[str]:
+    """Participants who have taken their word back: by its deadline a node goes on, whatever the master knows."""
+    there = [n for n in q.status.participants if world.state_of(n).state != "Failed"]
+    return [n for n in there if (answer := _answer(world, q, n)) is not None and answer.phase not in STILL]
+
+
 def _laggards(world: World, q: Quiescence, nodes: Iterable[str]) -> str:
     told = []
     for node in nodes:
@@ -284,9 +293,8 @@ def _enter(world: World, q: Quiescence, event: quiesce.QuiescenceEvent, message:
     assert phase is not None, f"{event} means nothing in {q.status.phase}"
     timeline = [*q.status.timeline, TimelineEntry(phase=phase, at=stamp(now), message=message)]
     applied = _fields(q, now, phase=phase, message=message, timeline=timeline[-64:], **fields)
-    step = Apply(Quiescence, q.metadata.name, conditions.partial(QuiescenceStatus, applied))
     notice = Notice(phase, message, warning=phase in ("Aborted", "Expired"))
-    return Act(step, f"{q.status.phase} → {phase}: {message}", (notice,))
+    return Act(_status(q, applied), f"{q.status.phase} → {phase}: {message}", (notice,))
 
 
 def _said(world: World, q: Quiescence, message: str, now: float, **fields: Any) -> Act | None:
@@ -294,11 +302,18 @@ def _said(world: World, q: Quiescence, message: str, now: float, **fields: Any) 
     applied = _fields(q, now, message=message, **fields)
     if q.status.observed_generation and conditions.applied(q.status, applied):
         return None
-    return Act(Apply(Quiescence, q.metadata.name, conditions.partial(QuiescenceStatus, applied)), "")
+    return Act(_status(q, applied), "")
+
+
+def _status(q: Quiescence, fields: dict[str, Any]) -> Patch:
+    """Of two masters one is refused: else what is over would begin again, or a deadline move, by an old view."""
+    unchanged = {"op": "test", "path": "/metadata/resourceVersion", "value": q.metadata.resource_version}
+    status = conditions.partial(QuiescenceStatus, fields)
+    return Patch(Quiescence, q.metadata.name, [unchanged, v.put("/status", status)])
 
 
 def _fields(q: Quiescence, now: float, **changed: Any) -> dict[str, Any]:
-    """All of the master's part: what is applied once must be applied for ever."""
+    """All of the status: it is the master's alone."""
     fields = {name: getattr(q.status, name) for name in QuiescenceStatus.__struct_fields__ if name != "conditions"}
     fields |= changed
     fields["observed_generation"] = max(q.metadata.generation, 1)

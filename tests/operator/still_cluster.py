@@ -73,7 +73,9 @@ class Watch(deque[Change]):
         if step != 1:
             self.wrong.append(f"{volume} rises by {step} generations at once")
         running = [
-            q for q in self.cluster.all(Quiescence) if volume in q.status.volumes and q.status.phase in quiesce.RUNNING
+            q
+            for q in self.cluster.all(Quiescence)
+            if volume in q.status.volumes and (q.status.phase in quiesce.RUNNING or self.cluster.rivals)
         ]
         if any(q.spec.release for q in running) or self.cluster.given_up:
             # Who releases or deletes the master's own ends the barrier, perhaps a moment before the master knows.
@@ -84,9 +86,13 @@ class Watch(deque[Change]):
             self.wrong.append(f"{volume} is committed: {'; '.join(reasons)}")
 
     def _may_not(self, volume: str, q: Quiescence) -> str:
-        """Why nothing may be committed for ``q``; empty: it may."""
+        """Why nothing may be committed for ``q``; empty: it may.
+
+        A master with an old view may not know that it is over: no compare-and-swap spans two objects, the commit stands
+        by its own. Everyone's word and the deadline it needs all the same.
+        """
         cluster, name = self.cluster, q.metadata.name
-        if q.status.phase != "Quiesced":
+        if q.status.phase != "Quiesced" and not cluster.rivals:
             return f"{name} is {q.status.phase}"
         if cluster.clock.time >= self.instructed[q.metadata.uid] + q.spec.deadline_seconds:
             return f"{name} is beyond its deadline"
@@ -98,7 +104,11 @@ class Watch(deque[Change]):
             if node not in heard:
                 return f"{name} lacks the word of {node}"
             stack = cluster.nodes.real[node].stacks.get(volume)
-            if stack is not None and not (stack.frozen and (stack.suspended or not q.spec.hold_io)):
+            if (
+                stack is not None
+                and not cluster.rivals
+                and not (stack.frozen and (stack.suspended or not q.spec.hold_io))
+            ):
                 return f"{node} is not still for {name}"
         return ""
 

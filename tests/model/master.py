@@ -190,7 +190,7 @@ class Master:
 
     def _made(self, count: int, change: changes.Change) -> Quiescence:
         return Quiescence(
-            metadata=ObjectMeta(name=f"q{count}", uid=str(count), labels={LABEL_MADE_BY: MASTER}),
+            metadata=ObjectMeta(name=f"q{count}", uid=str(count), resource_version="1", labels={LABEL_MADE_BY: MASTER}),
             spec=QuiescenceSpec(
                 reason=change.reason, scope=Scope(volumes=[NAME]), hold_io=self.size.hold_io, deadline_seconds=30
             ),

@@ -186,6 +186,8 @@ def _pods_left_alive(patch: Patch, model: Model) -> None:
 
 
 def _master_ignores_the_deadline(patch: Patch, model: Model) -> None:
+    """Nor does it, as the second line, hear that nodes have gone on."""
+    patch.setattr(quiescence, "_moving", lambda world, q: [])
     patch.setattr(quiescence, "_deadline", lambda q: float("inf"))
     patch.setattr(quiesce, "hold_allows", lambda acknowledged, now: True)
 
@@ -198,6 +200,8 @@ def _nobody_keeps_the_deadline(patch: Patch, model: Model) -> None:
 
 
 def _last_word_not_awaited(patch: Patch, model: Model) -> None:
+    """Nor is anyone, as the second line, asked again."""
+    patch.setattr(quiescence, "_moving", lambda world, q: [])
     real = quiescence._awaited
     patch.setattr(quiescence, "_awaited", lambda *arguments: real(*arguments)[:-1])
 

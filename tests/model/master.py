@@ -27,7 +27,7 @@ from millpond_core.model.quiescence import QuiescenceSpec, Scope
 from millpond_core.model.storagedevice import DeviceObservation, Identity, StorageDeviceSpec, StorageDeviceStatus
 from millpond_core.model.storagenode import StorageNodeStatus
 from millpond_core.names import LABEL_MADE_BY, MASTER
-from millpond_core.testing.patches import json_patch
+from millpond_core.patches import json_patch
 from millpond_core.units import UNIT_BYTES
 
 LOST_AT, GRACE_OVER, DEADLINE_OVER = 1000.0, 2000.0, 3000.0

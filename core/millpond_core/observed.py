@@ -139,8 +139,17 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     legs: tuple[LabelLeg, ...] = ()
 
 
+class PeerLeg(msgspec.Struct, frozen=True, kw_only=True):
+    """A leg of the mapping as a label of any of them knows it: who finds one knows which others to look for."""
+
+    leg: str
+    node: str
+    state: Literal["InSync", "Rebuilding", "Stale", "Failed"]
+    releasing: bool = False
+
+
 class LabelLeg(msgspec.Struct, frozen=True, kw_only=True):
-    """What a label says of one leg."""
+    """What a label says of one leg, and of the volume: enough to write its mapping anew."""
 
     volume: str
     """spec.uuid."""
@@ -157,6 +166,14 @@ class LabelLeg(msgspec.Struct, frozen=True, kw_only=True):
     zeroed: bool = False
     synced_epoch: int = 0
     """Highest epoch in which the leg node saw the leg recorded InSync: tells whether it was part of an array."""
+    extent_count: int = 0
+    """How many extents the leg has on all devices; 0: written by a version that did not note it."""
+    stripes: int = 1
+    stripe_bytes: int = 65536
+    next_leg: int = 0
+    """Legs ever allocated: an id is never used again."""
+    peers: tuple[PeerLeg, ...] = ()
+    """All legs of the mapping, this one too, as of ``generation`` and ``record_seq``."""
 
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from millpond_core.model.virtualvolume import (
 from millpond_core.nodeplan import legs, node, record
 from millpond_core.nodeplan import steps as s
 from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, LegMemory, Memory
-from millpond_core.observed import Array, Controller, DmDevice, Export, GateStatus, Label, LabelLeg, Member
+from millpond_core.observed import Array, Controller, DmDevice, Export, GateStatus, Label, LabelLeg, Member, PeerLeg
 from millpond_core.units import MIB
 
 UUID = "7d3c4b52-53b6-5d0c-9a35-2d1c8d8f7a10"
@@ -154,8 +154,27 @@ REMEMBERED = Memory(
 AROUND = Around(node="n1", address="10.0.0.1", host_nqn="h", host_id="i", now=100.0)
 
 
+def look(v: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) -> s.Plan:
+    """The plan of a node whose labels know of the other legs what the record says."""
+    mapping, layout_ = v.status.mapping, v.spec.layout
+    known: dict[str, object] = {
+        "extent_count": 1,
+        "stripes": layout_.stripes,
+        "stripe_bytes": layout_.stripe_size,
+        "next_leg": v.status.next_leg,
+        "peers": tuple(PeerLeg(leg=o.id, node=o.node, state=o.state, releasing=o.releasing) for o in mapping.legs),
+    }
+    devices = {}
+    for name, device in kernel.devices.items():
+        entries = device.label.legs if device.label else ()
+        fresh = tuple(msgspec.structs.replace(entry, **known) for entry in entries)
+        label = msgspec.structs.replace(device.label, legs=fresh) if device.label else None
+        devices[name] = msgspec.structs.replace(device, label=label)
+    return node.plan(v, msgspec.structs.replace(kernel, devices=devices), around, memory)
+
+
 def planned(v: VirtualVolume, kernel: Kernel, memory: Memory = REMEMBERED, **around: object) -> list[s.Step]:
-    return list(node.plan(v, kernel, msgspec.structs.replace(AROUND, **around), memory).steps)
+    return list(look(v, kernel, msgspec.structs.replace(AROUND, **around), memory).steps)
 
 
 def kinds(steps: list[s.Step]) -> list[str]:
@@ -176,7 +195,7 @@ def test_a_failed_device_is_recorded_first_and_then_let_go() -> None:
 def test_an_unreachable_leg_is_held_for_hold_seconds() -> None:
     v, down = volume(leg("a"), leg("b")), standing(up=False, live="connecting")
     assert planned(v, down, down_since={"b": 91.0}) == []
-    plan = node.plan(v, down, msgspec.structs.replace(AROUND, down_since={"b": 91.0}), REMEMBERED)
+    plan = look(v, down, msgspec.structs.replace(AROUND, down_since={"b": 91.0}), REMEMBERED)
     assert plan.wake == pytest.approx(1.0)
     assert kinds(planned(v, down, down_since={"b": 90.0}))[0] == "Record"
 
@@ -197,7 +216,7 @@ def test_min_in_sync_holds() -> None:
     spec = msgspec.structs.replace(hasty.spec, on_failure=msgspec.structs.replace(hasty.spec.on_failure, min_in_sync=2))
     v = msgspec.structs.replace(hasty, spec=spec)
     down = standing(up=False, live="connecting")
-    plan = node.plan(v, down, msgspec.structs.replace(AROUND, failed_devices=frozenset({"dev-b"})), REMEMBERED)
+    plan = look(v, down, msgspec.structs.replace(AROUND, failed_devices=frozenset({"dev-b"})), REMEMBERED)
     assert plan.steps == ()
     assert "writes wait" in plan.waits[0]
 
@@ -248,7 +267,7 @@ def test_before_the_array_is_assembled_a_new_life_is_connected_anew() -> None:
         (half_made, ["Stop"]),
         (kernel, ["RemoveDm", "RemoveDm", "Disconnect", "Remember"]),
     ):
-        stack, *_ = node.plan(v, looked, AROUND, fresh).parts
+        stack, *_ = look(v, looked, AROUND, fresh).parts
         assert kinds(list(stack)) == expected
 
 
@@ -302,7 +321,7 @@ def test_a_copy_that_md_gave_up_is_begun_again_later_and_later() -> None:
 
     def planned_with(now: float = 100.0) -> s.Plan:
         memory = msgspec.structs.replace(REMEMBERED, legs={**REMEMBERED.legs, "b": known})
-        return node.plan(there, kernel, msgspec.structs.replace(AROUND, now=now), memory)
+        return look(there, kernel, msgspec.structs.replace(AROUND, now=now), memory)
 
     assert kinds(list(planned_with().steps)) == ["Remember", "Add", "Remember"], "half added: a restart came between"
     pauses = []
@@ -328,7 +347,7 @@ def test_a_generation_is_in_force_once_nothing_that_it_drops_stands() -> None:
     """Leg a is dropped, but b cannot be reached: a is kept, and nobody may hear that the volume goes on without it."""
     v, kernel = volume(leg("a", "Failed", releasing=True), leg("b")), standing(up=False, live="connecting")
     before = msgspec.structs.replace(REMEMBERED, generation=2)
-    plan = node.plan(v, kernel, AROUND, before)
+    plan = look(v, kernel, AROUND, before)
     assert not any(isinstance(step, s.Remember) for step in plan.steps), plan.steps
     assert plan.report is not None
     assert plan.report.generation == 2
@@ -367,7 +386,7 @@ def leg_node(
     kernel = Kernel(boot_id="boot", dm={name: dm}, exports={nqn: export}, devices={"dev-b": device})
     around = msgspec.structs.replace(AROUND, node="n2", attach_host_nqn=host)
     memory = Memory(confirmed=5, generation=3, record_seq=9, built={"b": life})
-    plan = node.plan(v, kernel, around, memory)
+    plan = look(v, kernel, around, memory)
     assert plan.report is not None
     return list(plan.steps), plan.report.legs[0].nqn
 
@@ -424,20 +443,20 @@ def test_a_leg_that_was_in_use_is_never_zeroed() -> None:
     kernel = standing()
     blank = msgspec.structs.replace(kernel.devices["dev-a"], label=msgspec.structs.replace(EMPTY, device_uuid="d1"))
     kernel = Kernel(boot_id="boot", devices={"dev-a": blank})
-    plan = node.plan(v, kernel, AROUND, Memory())
+    plan = look(v, kernel, AROUND, Memory())
     assert not any(isinstance(step, s.PutLeg | s.Zero | s.CreateDm) for step in plan.steps)
     assert any("kept away, not erased" in wait for wait in plan.waits)
 
 
 def test_an_absent_leg_is_no_instruction() -> None:
-    plan = node.plan(volume(leg("a")), standing(), AROUND, REMEMBERED)
+    plan = look(volume(leg("a")), standing(), AROUND, REMEMBERED)
     assert plan.steps == ()
     assert plan.waits == ("leg b stands here but the record does not know it: kept",)
 
 
 def test_a_newer_label_stops_everything() -> None:
     older = volume(leg("a"), leg("b"), epoch=4)
-    plan = node.plan(older, standing(), AROUND, REMEMBERED)
+    plan = look(older, standing(), AROUND, REMEMBERED)
     assert plan.steps == ()
     assert "newer than the record" in plan.waits[0]
 
@@ -446,14 +465,14 @@ def test_another_epoch_fences_what_stands() -> None:
     v = volume(leg("a"), leg("b"), epoch=6, reports=False)
     moved = msgspec.structs.replace(v.status.attachment, node="n3")
     v = msgspec.structs.replace(v, status=msgspec.structs.replace(v.status, attachment=moved))
-    plan = node.plan(v, standing(), AROUND, REMEMBERED)
+    plan = look(v, standing(), AROUND, REMEMBERED)
     assert kinds(list(plan.parts[0])) == ["GateFailPath", "GateFailPath", "CreateDm"]
     assert plan.report is not None
     assert (plan.report.front, plan.report.epoch) == ("Fenced", 5), "not confirmed while it stands"
 
 
 def test_a_front_in_use_is_not_taken_down() -> None:
-    plan = node.plan(volume(leg("a"), leg("b"), wanted=""), standing(), AROUND, REMEMBERED)
+    plan = look(volume(leg("a"), leg("b"), wanted=""), standing(), AROUND, REMEMBERED)
     assert plan.steps == ()
     assert "still in use" in plan.waits[0]
 
@@ -479,7 +498,7 @@ def test_a_broken_stack_reaches_no_leg_and_answers_nobody_who_could_go_on() -> N
     broken = msgspec.structs.replace(REMEMBERED, broken=True)
     seen, apart = volume(leg("a"), leg("b")), ["GateFailPath", "GateFailPath"]
     assert kinds(planned(seen, kernel, broken)) == [*apart, "CreateDm"]
-    fresh = node.plan(seen, walled(kernel, path_up=True), AROUND, broken)
+    fresh = look(seen, walled(kernel, path_up=True), AROUND, broken)
     assert [step.name for step in fresh.parts[0] if isinstance(step, s.GateFailPath)][2:] == [names.wall(UUID)]
     kernel = walled(kernel)
     assert kinds(planned(seen, kernel, broken)) == [*apart, "Sever"]
@@ -487,12 +506,12 @@ def test_a_broken_stack_reaches_no_leg_and_answers_nobody_who_could_go_on() -> N
     tried = msgspec.structs.replace(kernel, gates={**kernel.gates, names.gate(UUID, "b"): opened})
     assert kinds(planned(seen, tried, broken)) == ["GateFailPath", "GateHold", "Sever"]
     begun = msgspec.structs.replace(AROUND, severing_since=AROUND.now)
-    early = node.plan(seen, kernel, begun, broken)
+    early = look(seen, kernel, begun, broken)
     assert kinds(list(early.parts[0])) == apart, "most of it comes out by itself"
     assert early.wake is not None
     late = msgspec.structs.replace(begun, now=AROUND.now + 3)
     answered = [*apart, "KillPods", "GateFail", "GateFail", "Acknowledge"]
-    assert kinds(list(node.plan(seen, kernel, late, broken).parts[0])) == answered
+    assert kinds(list(look(seen, kernel, late, broken).parts[0])) == answered
 
 
 @pytest.mark.parametrize("broken", [True, False], ids=["broken", "fenced"])
@@ -500,17 +519,17 @@ def test_a_severed_front_is_opened_and_stays_until_its_pods_have_ended(broken: b
     kernel = walled(standing(), front=True)
     memory = msgspec.structs.replace(REMEMBERED, broken=broken)
     seen = volume(leg("a"), leg("b"), epoch=5 if broken else 6)
-    plan = node.plan(seen, kernel, AROUND, memory)
+    plan = look(seen, kernel, AROUND, memory)
     assert kinds(list(plan.parts[0])) == ["GateFailPath", "GateFailPath", "GateFail", "GateFail"]
     assert "end the pods" in " ".join(plan.waits)
     front = msgspec.structs.replace(kernel.dm[names.front(UUID)], open_count=0)
     closed = msgspec.structs.replace(kernel, dm={**kernel.dm, front.name: front})
-    plan = node.plan(seen, closed, AROUND, memory)
+    plan = look(seen, closed, AROUND, memory)
     assert "RemoveDm" in kinds(list(plan.parts[0]))
     without = {name: dm for name, dm in closed.dm.items() if name != front.name}
     opened = {name: GateStatus(holding=False, path_up=False, queued=0) for name in kernel.gates}
     gone = msgspec.structs.replace(closed, dm=without, gates=opened)
-    steps = node.plan(seen, gone, AROUND, memory).parts[0]
+    steps = look(seen, gone, AROUND, memory).parts[0]
     assert [step.name for step in steps if isinstance(step, s.RemoveDm | s.Stop)] == [
         names.wall(UUID),
         names.array(UUID),
@@ -519,7 +538,7 @@ def test_a_severed_front_is_opened_and_stays_until_its_pods_have_ended(broken: b
 
 def test_after_a_reboot_nothing_is_assembled_under_the_old_epoch() -> None:
     bare = Kernel(boot_id="boot 2", devices=standing().devices)
-    plan = node.plan(volume(leg("a"), leg("b")), bare, AROUND, Memory())
+    plan = look(volume(leg("a"), leg("b")), bare, AROUND, Memory())
     assert not any(isinstance(step, s.Assemble | s.Connect) for step in plan.steps)
     assert "rebooted" in plan.waits[0]
 

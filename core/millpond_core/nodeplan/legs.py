@@ -30,7 +30,7 @@ from millpond_core.nodeplan.steps import (
     Zero,
 )
 from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, Memory, node_report, volume_bytes
-from millpond_core.observed import LabelLeg
+from millpond_core.observed import LabelLeg, PeerLeg
 
 
 class LegHere(msgspec.Struct, frozen=True, kw_only=True):
@@ -344,6 +344,11 @@ def _entry(volume: VirtualVolume, leg: Leg, device: DeviceSeen) -> LabelLeg:
         state=leg.state,
         zeroed=old.zeroed if old else False,
         synced_epoch=max(synced, old.synced_epoch if old else 0),
+        extent_count=len(leg.extents),
+        stripes=volume.spec.layout.stripes,
+        stripe_bytes=volume.spec.layout.stripe_size,
+        next_leg=volume.status.next_leg,
+        peers=tuple(PeerLeg(leg=o.id, node=o.node, state=o.state, releasing=o.releasing) for o in mapping.legs),
     )
 
 

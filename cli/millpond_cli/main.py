@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from millpond_cli import asked, devices, explain, report, stillness
+from millpond_cli import asked, devices, explain, report, stillness, vdb
 from millpond_cli.maintenance import maintain
 from millpond_cli.scrubs import scrub
 from millpond_cli.shown import Format, formatted
@@ -22,9 +22,9 @@ from millpond_core.ports import Kube
 @click.option("--kubeconfig", default="", metavar="FILE", help="Default: $KUBECONFIG, then ~/.kube/config.")
 @click.pass_context
 def cli(context: click.Context, kubeconfig: str) -> None:
-    """What Millpond is doing, what it would do, having it go still, and taking devices and nodes away.
+    """What Millpond is doing, what it would do, and having it done.
 
-    Exit status: 0 done; 1 an error; 2 a wrong command line; 3 refused or aborted; 4 its time was up.
+    Exit status: 0 done; 1 an error; 2 a wrong command line; 3 refused, aborted or different; 4 its time was up.
     """
     context.obj = kubeconfig
 
@@ -127,7 +127,7 @@ def release(kubeconfig: str, names: tuple[str, ...], form: Format) -> None:
     run(kubeconfig, let_go)
 
 
-for command in (*devices.COMMANDS, maintain, scrub):
+for command in (*devices.COMMANDS, maintain, scrub, vdb.commands):
     cli.add_command(command)
 
 

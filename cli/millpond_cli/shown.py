@@ -1,4 +1,4 @@
-"""Objects for programs: as they stand on the wire."""
+"""What programs read: objects as they stand on the wire."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ FORMATS: tuple[Format, ...] = ("text", "json", "yaml")
 
 def formatted(obj: Wire, form: Format) -> str:
     """As JSON or YAML; empty for text, which each command makes itself."""
-    document: dict[str, Any] = {"apiVersion": API_VERSION, "kind": type(obj).__name__, **msgspec.to_builtins(obj)}
+    return document({"apiVersion": API_VERSION, "kind": type(obj).__name__, **msgspec.to_builtins(obj)}, form)
+
+
+def document(document: dict[str, Any] | list[Any], form: Format) -> str:
+    """The same of anything that JSON can say."""
     match form:
         case "json":
             return json.dumps(document, indent=2)

@@ -22,6 +22,8 @@ ANNOTATION_QUIESCE = "millpond.io/quiesce"
 ANNOTATION_ALLOCATED = "millpond.io/allocated"
 ANNOTATION_CLAIM = "millpond.io/claim"
 ANNOTATION_ACCEPT_DATA_LOSS = "millpond.io/accept-data-loss"
+ANNOTATION_FROM_CLUSTER = "millpond.io/from-cluster"
+"""On a StorageDevice: uid of the cluster that its label may be taken over from, because that one is no more."""
 FINALIZER = "millpond.io/storage"
 TAINT = "millpond.io/node-failed"
 """On a Node whose pods are moved off it: Kubernetes starts none there, even while it takes the kubelet for Ready."""
@@ -32,6 +34,7 @@ LABEL_MADE_BY = "millpond.io/made-by"
 MASTER = "millpond-master"
 """The operator's leader: its Lease, its field manager, its mark on what it makes."""
 
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _NAMESPACE = uuid.UUID("7d3c4b52-53b6-5d0c-9a35-2d1c8d8f7a10")
 
 
@@ -62,6 +65,20 @@ def leg_id(number: int) -> str:
         digits = chr(ord("a") + rest) + digits
         if number == 0:
             return digits
+
+
+def leg_number(leg: str) -> int:
+    """The inverse of ``leg_id``."""
+    number = 0
+    for digit in leg:
+        number = number * 26 + ord(digit) - ord("a")
+    return number
+
+
+def parse_dm(name: str) -> tuple[str, str, str] | None:
+    """(volume, role, leg) of a dm name below: front, wall, leg, path or gate; None when it is none of ours."""
+    match = re.fullmatch(f"{DM_PREFIX}({_UUID})(?:-(wall)|-(leg|path|gate)-([a-z]+))?", name)
+    return (match[1], match[2] or match[3] or "front", match[4] or "") if match else None
 
 
 def front(volume: str) -> str:

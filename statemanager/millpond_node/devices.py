@@ -262,9 +262,12 @@ class Devices:
                 log.info("device %s: claimed %s as %s", name, disk.path, new.device_uuid, extra={"device": name})
             case "Adopt":
                 assert current is not None
-                new = msgspec.structs.replace(current, device_name=name, sequence=current.sequence + 1)
+                new = msgspec.structs.replace(
+                    current, cluster=self.cluster, device_name=name, sequence=current.sequence + 1
+                )
                 await self._ports.labels.write(disk.path, new)
-                log.info("device %s: took over the label of %s", name, current.device_name, extra={"device": name})
+                whose = f"{current.device_name}, cluster {current.cluster}"
+                log.info("device %s: took over the label of %s", name, whose, extra={"device": name})
             case "Appear":
                 assert current is not None
                 new = label.appeared(current, boot_id=self._boot_id, diskseq=disk.diskseq)

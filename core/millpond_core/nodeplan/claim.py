@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from millpond_core import names
 from millpond_core.model.storagedevice import Identity, PresenceState, StorageDevice
 from millpond_core.model.storagenode import Disk, DiskState
 from millpond_core.observed import BlockDisk, Label
@@ -35,7 +36,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     seen: DiskSeen | None = None
     action: Action = "None"
     """What has to be done before ``state`` is true: Erase (then look again), Label (write a new one), Adopt (put this
-    device's name into the label), Appear (raise the attach count)."""
+    device's name and this cluster into the label), Appear (raise the attach count)."""
     message: str = ""
     contents: tuple[str, ...] = ()
     fingerprint: str = ""
@@ -117,8 +118,12 @@ def decide(device: StorageDevice, disks: Sequence[DiskSeen], *, cluster: str, bo
 def _labelled(device: StorageDevice, seen: DiskSeen, label: Label, *, cluster: str, boot_id: str) -> Claim:
     name, before = device.metadata.name, device.status.observation
     found = (f"Millpond label of {label.device_name}",)
-    if label.cluster != cluster:
-        message = f"it belongs to the cluster with uid {label.cluster}: Millpond never erases a label of any cluster"
+    foreign = label.cluster != cluster
+    if foreign and device.metadata.annotations.get(names.ANNOTATION_FROM_CLUSTER) != label.cluster:
+        message = (
+            f"it belongs to the cluster with uid {label.cluster}: Millpond never erases a label of any cluster; if "
+            "that cluster is no more, `kubectl millpond vdb import` takes over what lies there"
+        )
         return Claim(state="Refused", seen=seen, contents=found, message=message)
     if before.device_uuid and label.device_uuid != before.device_uuid:
         message = f"the disk there is device {label.device_uuid} ({label.device_name}), not {before.device_uuid}"
@@ -130,6 +135,8 @@ def _labelled(device: StorageDevice, seen: DiskSeen, label: Label, *, cluster: s
                 f"identity.deviceUuid {label.device_uuid} to take it over"
             )
             return Claim(state="Refused", seen=seen, contents=found, message=message)
+        return Claim(state="Claimed", seen=seen, action="Adopt")
+    if foreign:
         return Claim(state="Claimed", seen=seen, action="Adopt")
     known = (label.boot_id, label.diskseq) == (boot_id, seen.disk.diskseq)
     # A disk that failed without leaving may have lost its cache all the same: in doubt it is a new life.

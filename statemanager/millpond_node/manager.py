@@ -216,7 +216,7 @@ class StateManager:
             return self._node.status.orphaned_legs if self._node else []
         known = {
             (volume.spec.uuid, leg.id)
-            for volume in (v.volume for v in self.volumes.volumes.values())
+            for volume in (v.volume for v in self.volumes.volumes.values() if not v.gone)
             for leg in (*volume.status.mapping.legs, *volume.status.spares)
         }
         return sorted(

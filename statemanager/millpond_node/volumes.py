@@ -64,6 +64,10 @@ class Volume:
         self.rate: dict[str, tuple[float, int]] = {}
         self.planned: Plan = Plan()
         self.kernel: Kernel | None = None
+        self.gone = False
+        """The API server has it no more; it is kept for what stands here."""
+        self.doubted = False
+        """The API server told of an older record than the one known: a late event, or the database went back."""
         self.said: set[str] = set()
         """What was logged and still holds: said once."""
 
@@ -167,6 +171,8 @@ class Volumes:
         else:
             if known.volume.metadata.uid != volume.metadata.uid:
                 self._writer.again(VirtualVolume, volume.metadata.name)
+            known.gone = False
+            known.doubted = known.doubted or _age(volume)[:3] < _age(known.volume)[:3]
             known.see(volume)
         self.work.ask(volume.metadata.name)
 
@@ -189,6 +195,7 @@ class Volumes:
             return
         if known.kernel is not None and _stands(known):
             log.warning("volume %s is gone from the record but stands here: kept", name, extra={"volume": name})
+            known.gone = True
             return
         del self.volumes[name]
         self.store.forget(known.volume.spec.uuid)
@@ -215,6 +222,8 @@ class Volumes:
         known = self.volumes.get(name)
         if known is None or not self._devices.ready:
             return None
+        if known.doubted:
+            await self._ask_record(known)
         error: MillpondError | None = None
         for _ in range(_ROUNDS):
             down = known.planned.down
@@ -237,6 +246,20 @@ class Volumes:
         if error is not None:
             return _RETRY_SECONDS
         return 0.1 if known.planned.steps else known.planned.wake
+
+    async def _ask_record(self, known: Volume) -> None:
+        """Read the record. None of its numbers ever falls, unless the database was restored from a backup."""
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                found = await self._ports.kube.get(VirtualVolume, known.name)
+        except (MillpondError, TimeoutError):
+            return
+        known.doubted = False
+        if _age(found)[:3] < _age(known.volume)[:3] and found.spec.uuid == known.volume.spec.uuid:
+            log.warning("volume %s: its record is older than it was", known.name, extra={"volume": known.name})
+            known.volume = found
+        else:
+            known.see(found)
 
     async def _plan(self, known: Volume) -> None:
         volume = known.volume

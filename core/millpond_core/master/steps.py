@@ -96,7 +96,7 @@ class Wait:
 class Refuse:
     """It cannot be done as it is."""
 
-    category: Literal["Invalid", "NoRoom", "MappingLost"]
+    category: Literal["Invalid", "NoRoom", "MappingLost", "RecordOld"]
     message: str
     until: float | None = None
 

@@ -73,6 +73,12 @@ def valid(world: World, volume: VirtualVolume, now: float) -> Decision | None:
             f"{lost}; it is not allocated again, since that could hide or overwrite its data: restore the mapping "
             "with `kubectl millpond vdb import`, or delete the volume",
         )
+    if newer := v.newer_label(volume):
+        return Refuse(
+            "RecordOld",
+            f"{newer}; it stands still, since an old mapping could hide or overwrite what was written since: restore a "
+            "newer backup of etcd, or see `kubectl millpond vdb import`",
+        )
     return None
 
 

@@ -77,6 +77,8 @@ def _says(
         reason, message = "NoCopyInReach", _unreachable(world, volume)
     if usable and (severed := _severed(volume)):
         usable, reason, message = False, "NeedsNewPods", severed
+    if isinstance(decision, Refuse) and decision.category == "RecordOld":
+        usable, reason, message = False, decision.category, decision.message
     message = message or scrub.progress(volume)
     message = "; ".join(dict.fromkeys(part for part in (held, message) if part))
     ready = Says("Ready", usable, ("Degraded" if degraded else "AllCopies") if usable else reason or phase, message)
@@ -242,7 +244,8 @@ def _notices(volume: VirtualVolume, fields: dict[str, Any]) -> list[Notice]:
     elif phase != before and phase in ("Degraded", "Faulted"):
         notices.append(Notice(phase, message or phase, warning=True))
     was, ready = (conditions.find(there, "Ready") for there in (volume.status.conditions, fields["conditions"]))
-    if ready and ready.reason in ("NoRoom", "Invalid", "MappingLost") and (was is None or was.reason != ready.reason):
+    told = ("NoRoom", "Invalid", "MappingLost", "RecordOld")
+    if ready and ready.reason in told and (was is None or was.reason != ready.reason):
         notices.append(Notice(ready.reason, message, warning=True))
     if _NO_SPARE in message and _NO_SPARE not in volume.status.message:
         notices.append(Notice("NoRoom", message, warning=True))

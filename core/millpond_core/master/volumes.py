@@ -205,6 +205,11 @@ def mapping_lost(world: World, volume: VirtualVolume) -> str:
     return ""
 
 
+def newer_label(volume: VirtualVolume) -> str:
+    """What a node says of a label that knows more than the record; empty: none does."""
+    return next((f"{said.node}: {said.newer_label}" for said in volume.status.nodes if said.newer_label), "")
+
+
 def phase(world: World, volume: VirtualVolume) -> VolumePhase:
     """The phase that follows from what is known."""
     there = legs(volume)

@@ -111,6 +111,10 @@ class NodeReport(Wire, frozen=True, kw_only=True):
             ge=0,
         ),
     ] = 0
+    newer_label: Annotated[
+        str,
+        Meta(description="Why the volume must stand still: a label here knows more than the record. Empty: none does."),
+    ] = ""
     front: Annotated[FrontState, Meta(description="What pods use: None, Active, Suspended or Fenced.")] = "None"
     device: Annotated[str, Meta(description="Path of the front's device node.")] = ""
     legs: Annotated[

@@ -33,6 +33,9 @@ from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, Memory, node
 from millpond_core.observed import LabelLeg, PeerLeg
 
 
+_RESTORED = "was the database restored from a backup? `kubectl millpond vdb check` tells more"
+
+
 class LegHere(msgspec.Struct, frozen=True, kw_only=True):
     """A leg of this node as the attach node's part of the plan needs it."""
 
@@ -348,7 +351,7 @@ def _entry(volume: VirtualVolume, leg: Leg, device: DeviceSeen) -> LabelLeg:
         stripes=volume.spec.layout.stripes,
         stripe_bytes=volume.spec.layout.stripe_size,
         next_leg=volume.status.next_leg,
-        peers=tuple(PeerLeg(leg=o.id, node=o.node, state=o.state, releasing=o.releasing) for o in mapping.legs),
+        peers=_peers(volume),
     )
 
 
@@ -359,12 +362,18 @@ def _newer_label(volume: VirtualVolume, kernel: Kernel) -> str:
         for entry in device.label.legs if device.label else ():
             if entry.volume != volume.spec.uuid:
                 continue
+            numbers = f"(epoch {entry.epoch}, generation {entry.generation}, recordSeq {entry.record_seq})"
             if entry.epoch > epoch or entry.generation > mapping.generation or entry.record_seq > mapping.record_seq:
-                return (
-                    f"the label of {device.name} is newer than the record (epoch {entry.epoch}, generation "
-                    f"{entry.generation}, recordSeq {entry.record_seq}): was the database restored from a backup?"
-                )
+                return f"the label of {device.name} is newer than the record {numbers}: {_RESTORED}"
+            same = (entry.generation, entry.record_seq) == (mapping.generation, mapping.record_seq)
+            if same and entry.peers and entry.peers != _peers(volume):
+                return f"the label of {device.name} has another record of the same numbers {numbers}: {_RESTORED}"
     return ""
+
+
+def _peers(volume: VirtualVolume) -> tuple[PeerLeg, ...]:
+    legs = volume.status.mapping.legs
+    return tuple(PeerLeg(leg=leg.id, node=leg.node, state=leg.state, releasing=leg.releasing) for leg in legs)
 
 
 def _was_open(volume: VirtualVolume) -> bool:

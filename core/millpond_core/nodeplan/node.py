@@ -22,7 +22,7 @@ def plan(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) 
     """
     on_disk = legs.plan(volume, kernel, around, memory)
     attaching = Attaching(volume, kernel, around, memory)
-    fenced = _attach(attaching, on_disk.newer)
+    fenced = _attach(attaching, on_disk.newer or _newer_elsewhere(attaching))
     parts: list[tuple[Step, ...]] = [tuple(attaching.steps), on_disk.steps]
     epoch = attaching.epoch
     apart = attaching.stack.empty or memory.epoch == epoch
@@ -43,6 +43,15 @@ def plan(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) 
         wake=attaching.wake,
         report=_report(attaching, on_disk, fenced=fenced),
     )
+
+
+def _newer_elsewhere(attaching: Attaching) -> str:
+    """What another node says of its label, as long as nothing was begun by the record as it is."""
+    memory = attaching.memory
+    if memory.assembled and memory.epoch == attaching.epoch:
+        return ""
+    others = (said for said in attaching.volume.status.nodes if said.node != attaching.around.node)
+    return next((f"{said.node} says: {said.newer_label}" for said in others if said.newer_label), "")
 
 
 def _attach(attaching: Attaching, newer: str) -> bool:
@@ -97,6 +106,7 @@ def _report(attaching: Attaching, on_disk: legs.LegsPlan, *, fenced: bool) -> No
         record_seq=memory.record_seq,
         clean_epoch=memory.clean_epoch,
         ended_epoch=memory.ended_epoch,
+        newer_label=on_disk.newer,
         front=front,
         device=names.dm_path(names.front(volume.spec.uuid)) if front in ("Active", "Suspended") else "",
         legs=list(on_disk.reports),

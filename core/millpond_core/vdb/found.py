@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from millpond_core import names
+from millpond_core.model.virtualvolume import Leg
 from millpond_core.nodeplan.label import overlap
-from millpond_core.observed import Label, LabelLeg
+from millpond_core.observed import Label, LabelLeg, PeerLeg
 from millpond_core.vdb.seen import Finding, NodeSeen
 
 Version = tuple[int, int, int]
@@ -126,6 +127,11 @@ def _contradictions(volume: VolumeFound) -> Iterator[str]:
         indexes = [index for _, entry in leg.parts for index, _, _ in entry.extents]
         if len(indexes) != len(set(indexes)) or len(indexes) > (leg.newest.extent_count or len(indexes)):
             yield f"extents of leg {leg.id} are told twice, or more than it has"
+
+
+def record(legs: Iterable[Leg]) -> tuple[PeerLeg, ...]:
+    """The legs of a record as a label has them."""
+    return tuple(PeerLeg(leg=leg.id, node=leg.node, state=leg.state, releasing=leg.releasing) for leg in legs)
 
 
 def next_leg(volume: VolumeFound) -> int:

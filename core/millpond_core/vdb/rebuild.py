@@ -34,6 +34,7 @@ from millpond_core.vdb.found import Device, VolumeFound
 from millpond_core.vdb.seen import Finding, NodeSeen
 
 MAX_COPIES = 4
+TWO_RECORDS = "one of the two is not its own: restore the newest backup of etcd that there is"
 Step = Create | Merge | Patch
 
 
@@ -196,7 +197,9 @@ def _not_older(before: VirtualVolume, found: VolumeFound) -> bool:
     mapping, epoch = before.status.mapping, before.status.attachment.epoch
     newest = found.newest
     newer = newest.epoch > epoch or newest.generation > mapping.generation or newest.record_seq > mapping.record_seq
-    return mapping.generation > 0 and not newer
+    same = (newest.generation, newest.record_seq) == (mapping.generation, mapping.record_seq)
+    differs = same and labels.record(mapping.legs) != newest.peers
+    return mapping.generation > 0 and not newer and not differs
 
 
 def _contradiction(
@@ -240,10 +243,12 @@ def _against(before: VirtualVolume, found: VolumeFound) -> tuple[str, str] | Non
         return f"its spec.size is {before.spec.size}, its labels know {raised}", f"set spec.size to {raised}"
     if not mapping.generation:
         return None
-    numbers = (before.status.attachment.epoch, mapping.generation, mapping.record_seq)
-    if any(mine > its for mine, its in zip(numbers, labels.version(newest), strict=True)):
-        what = f"its record {numbers} is in part newer and in part older than its labels {labels.version(newest)}"
-        return what, "one of the two is not its own: restore the newest backup of etcd that there is"
+    mine, its = (mapping.generation, mapping.record_seq), (newest.generation, newest.record_seq)
+    if mine[0] > its[0] or mine[1] > its[1]:
+        what = f"its record (generation {mine[0]}, recordSeq {mine[1]}) and its labels {its} are each in part newer"
+        return what, TWO_RECORDS
+    if mine == its and labels.record(mapping.legs) != newest.peers:
+        return f"its record and its labels are two of the same numbers {mine}, and differ", TWO_RECORDS
     return None
 
 
@@ -317,6 +322,10 @@ def _object(
         claim = claims.get(newest.volume_name)
         notes = {names.ANNOTATION_CLAIM: claim} if claim else {}
         before = VirtualVolume(metadata=ObjectMeta(name=newest.volume_name, annotations=notes), spec=spec)
+    # The master may have raised the epoch on an old record, before it heard of the labels.
+    epoch = max([newest.epoch, before.status.attachment.epoch, *(said.epoch for said in before.status.nodes)])
+    # Two records of the same numbers are told apart by nobody but the nodes, which stand still then.
+    changed = 0 if labels.record(legs) == newest.peers else 1
     meta = msgspec.structs.replace(
         before.metadata,
         annotations={**before.metadata.annotations, names.ANNOTATION_ALLOCATED: found.uuid},
@@ -326,9 +335,9 @@ def _object(
     status = msgspec.structs.replace(
         before.status,
         size_bytes=newest.size_bytes,
-        mapping=Record(generation=newest.generation, record_seq=newest.record_seq, legs=legs),
+        mapping=Record(generation=newest.generation, record_seq=newest.record_seq + changed, legs=legs),
         next_leg=max(labels.next_leg(found), before.status.next_leg),
-        attachment=Attachment(node="", epoch=newest.epoch, clean=newest.epoch == 0),
+        attachment=Attachment(node="", epoch=epoch, clean=epoch == 0),
     )
     return msgspec.structs.replace(before, metadata=meta, status=status)
 

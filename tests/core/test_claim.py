@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from millpond_core import names
 from millpond_core.errors import Invalid
-from millpond_core.model.storagedevice import Identity
+from millpond_core.model import ObjectMeta, StorageDevice
+from millpond_core.model.storagedevice import Identity, StorageDeviceSpec
 from millpond_core.nodeplan import claim, label
 from millpond_core.nodeplan.claim import DiskSeen
 from millpond_core.observed import BlockDisk, Label, LabelLeg
@@ -111,3 +114,32 @@ def test_an_nqn_says_what_it_was_made_of(volume: object, leg: str, epoch: int, l
 )
 def test_other_nqns_are_nobodys(nqn: str) -> None:
     assert names.parse_nqn(nqn) is None
+
+
+# --- another cluster's label ---
+
+
+@pytest.mark.parametrize(("told", "state"), [("", "Refused"), ("other", "Refused"), ("c", "Claimed")])
+def test_the_label_of_another_cluster_is_taken_over_only_as_people_name_it(told: str, state: str) -> None:
+    """After etcd was lost the cluster has another uid; a disk that two clusters can see must not change hands."""
+    found = DiskSeen(disk=disk(), label=EMPTY)
+    device = StorageDevice(
+        metadata=ObjectMeta(name="n1-nvme1", annotations={names.ANNOTATION_FROM_CLUSTER: told} if told else {}),
+        spec=StorageDeviceSpec(node_name="n1", identity=Identity(device_uuid="d")),
+    )
+    decided = claim.decide(device, [found], cluster="new", boot_id="b")
+    assert decided.state == state
+    assert decided.action == ("Adopt" if state == "Claimed" else "None")
+
+
+@given(st.integers(0, 20_000))
+def test_a_legs_number_is_told_by_its_id(number: int) -> None:
+    assert names.leg_number(names.leg_id(number)) == number
+
+
+@pytest.mark.parametrize("make", [names.leg, names.path, names.gate])
+def test_a_dm_name_says_what_it_was_made_of(make: Callable[[str, str], str]) -> None:
+    assert names.parse_dm(make(UUID, "ba")) == (UUID, make.__name__, "ba")
+    assert names.parse_dm(names.front(UUID)) == (UUID, "front", "")
+    assert names.parse_dm(names.wall(UUID)) == (UUID, "wall", "")
+    assert names.parse_dm("millpond-something") is None

@@ -32,7 +32,6 @@ from millpond_core.nodeplan.steps import (
 from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, Memory, node_report, volume_bytes
 from millpond_core.observed import LabelLeg, PeerLeg
 
-
 _RESTORED = "was the database restored from a backup? `kubectl millpond vdb check` tells more"
 
 

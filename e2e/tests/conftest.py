@@ -28,6 +28,7 @@ ORDER = (
     "test_blink",
     "test_quiesce",
     "test_drain",
+    "test_vdb",
     "test_restarts",
     "test_maintenance",
     "test_failover",

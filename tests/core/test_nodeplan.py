@@ -586,3 +586,49 @@ def test_the_records_patch_tests_all_that_it_relies_on() -> None:
 def test_a_record_that_has_moved_on_is_not_changed() -> None:
     with pytest.raises(Conflict, match="not InSync any more"):
         record.patch(volume(leg("a"), leg("b", "Stale")), s.Record(leg="b", old="InSync", new="Stale"))
+
+
+# --- the database went back ---
+
+
+def told_newer(*legs: Leg) -> VirtualVolume:
+    """n2 says that its label is newer than the record."""
+    v = volume(*legs)
+    reports = [
+        msgspec.structs.replace(said, newer_label="the label of dev-b is newer") if said.node == "n2" else said
+        for said in v.status.nodes
+    ]
+    return msgspec.structs.replace(v, status=msgspec.structs.replace(v.status, nodes=reports))
+
+
+def test_nothing_is_begun_by_a_record_that_another_nodes_label_is_newer_than() -> None:
+    """Else its leg would be waited for, recorded Stale, and the volume would come up from the others as it once was."""
+    bare = msgspec.structs.replace(standing(), dm={}, gates={}, array=None, controllers={})
+
+    def attaches(v: VirtualVolume) -> bool:
+        steps = planned(v, bare, Memory())
+        return any(isinstance(step, s.Remember) and "epoch" in step.changes for step in steps)
+
+    assert attaches(volume(leg("a"), leg("b")))
+    assert not attaches(told_newer(leg("a"), leg("b")))
+
+
+def test_what_runs_goes_on_whatever_another_node_says_of_its_label() -> None:
+    down = standing(up=False, live="connecting")
+    steps = planned(told_newer(leg("a"), leg("b")), down, failed_devices=frozenset({"dev-b"}))
+    assert "Record" in kinds(steps)
+
+
+def test_another_record_of_the_same_numbers_is_no_record_of_ours() -> None:
+    """The master may have written to an old record before it heard of the label."""
+    v = volume(leg("a"), leg("b"))
+    kernel = standing()
+    entry = msgspec.structs.replace(noted("a"), extent_count=1, peers=(PeerLeg(leg="a", node="n1", state="InSync"),))
+    device = kernel.devices["dev-a"]
+    assert device.label is not None
+    label = msgspec.structs.replace(device.label, legs=(entry,))
+    kernel = msgspec.structs.replace(kernel, devices={"dev-a": msgspec.structs.replace(device, label=label)})
+    plan = node.plan(v, kernel, AROUND, REMEMBERED)
+    assert plan.steps == ()
+    assert plan.report is not None
+    assert "has another record of the same numbers (epoch 5, generation 3, recordSeq 9)" in plan.report.newer_label

@@ -25,7 +25,7 @@ from millpond_core.nodeplan import label, legs
 from millpond_core.nodeplan import steps as s
 from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, Memory
 from millpond_core.observed import DmDevice, Label, LabelLeg
-from millpond_core.testing.patches import json_patch
+from millpond_core.patches import json_patch
 from millpond_core.vdb import check as checks
 from millpond_core.vdb.rebuild import Choices, Plan, plan
 from millpond_core.vdb.seen import DiskRead, Finding, NodeSeen

@@ -26,7 +26,7 @@ demo: generate-stubs ## The main job on a real cluster: a disk is pulled, nothin
 test: generate-stubs ## Everything: lint, unit, model, API, kernel 6.1 and 6.12, faults, conformance, e2e; JUnit files in build/
 	@$(TIERS) all
 
-test-unit: generate-stubs ## Unit and property tests (about a minute)
+test-unit: generate-stubs ## Unit and property tests (two minutes)
 	@$(TIERS) unit
 
 test-model: generate-stubs ## The safety rules as a model, explored whole in small sizes; each rule broken must be caught

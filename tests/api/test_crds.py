@@ -132,7 +132,7 @@ async def test_the_columns_tell_the_story(kube: ApiKube, kubectl: Kubectl) -> No
         ["storagenode.millpond.io/n1", "Ready", "1 claimed, 1 unclaimed", "6.1.0-56-amd64"],
     ]
     heading, volume = rows(kubectl("get", "vvol", "-o", "wide"))
-    assert heading[-4:] == ["EPOCH", "RECORD", "UUID", "AGE"]
+    assert heading[-5:] == ["EPOCH", "RECORD", "SCRUBBED", "UUID", "AGE"]
     assert volume[-3:-1] == ["3", "12"]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from millpond_adapters.kube import ApiKube
 from millpond_core.errors import Invalid
-from millpond_core.model import KINDS, Quiescence, StorageDevice, VirtualVolume
+from millpond_core.model import KINDS, Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.schema import schema
 from millpond_core.ports import Kube
 from millpond_core.testing.kube import MemoryKube
@@ -93,6 +93,15 @@ def of_device(name: str, says: str, at: str, bad: Patch) -> Case:
 
 
 CASES = [
+    Case(
+        "reboot without an end",
+        "says when the node is back",
+        "spec.maintenance.until",
+        StorageNode,
+        {"spec": {"maintenance": {"intent": "Reboot"}}},
+        {"spec": {"maintenance": {"intent": "Reboot", "until": "2027-01-15T08:00:00Z"}}},
+        {"spec": {}},
+    ),
     of_volume("stripe size 5000", "must be a power of two", "layout.stripeSize", {"layout": {"stripeSize": 5000}}, {}),
     of_volume(
         "stripes",

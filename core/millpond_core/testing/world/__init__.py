@@ -133,20 +133,19 @@ class World:
             for machine in self.machines.values():
                 for dm in machine.dm.values():
                     dm.queued = 0
-            for array in self._arrays():
-                if not self._suspended(array):
-                    array.pump()
-                else:
-                    self._pump_started(array)
+            for machine in list(self.machines.values()):
+                shut = {number for dm in machine.dm.values() if dm.suspended or dm.draining for number in dm.below()}
+                for array in list(machine.arrays.values()):
+                    if array.major_minor in shut:
+                        self._pump_started(array)
+                    else:
+                        array.pump()
         finally:
             self._pumping = False
         self._call_watchers()
 
     def _arrays(self) -> list[MdArray]:
         return [array for machine in self.machines.values() for array in machine.arrays.values()]
-
-    def _suspended(self, array: MdArray) -> bool:
-        return any(dm.suspended or dm.draining for dm in array.machine.dm.values() if array.major_minor in dm.below())
 
     def _pump_started(self, array: MdArray) -> None:
         waiting = [write for write in array.writes if write.state == "waiting"]

@@ -60,6 +60,8 @@ manager.
 * *pulled → its quiescence*: with no grace period. A spare is allocated, zeroed, exported and connected before."""
 AT_ONCE = 16
 IDLE_SECONDS = 20.0
+SETTLED_SECONDS = 3600.0
+"""The master has everything to write for the first time before a volume is attached."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,9 +150,9 @@ async def standing(plane: ControlPlane, kube: ApiKube, size: Size) -> AsyncItera
         with step(f"Attaching {size.still:,} of them", usually=10 + size.still / 5):
             operator.start()
             for number in range(size.still):
-                await until_whole(kube, fleet.volume(number))
+                await until_whole(kube, fleet.volume(number), SETTLED_SECONDS)
         with step("Waiting until all is settled", usually=10 + size.volumes / 100):
-            await until_quiet(plane, seconds=3600)
+            await until_quiet(plane, seconds=SETTLED_SECONDS)
         yield operator, nodes
     finally:
         operator.stop()

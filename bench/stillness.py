@@ -21,7 +21,7 @@ from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, VirtualVo
 from millpond_core.model.quiescence import QuiescenceSpec, Scope
 from millpond_core.model.virtualvolume import Leg
 
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = 240
 OVER = ("Released", "Expired", "Aborted")
 SECONDS = 300.0
 """After which something is amiss."""
@@ -138,9 +138,9 @@ async def asking(plane: ControlPlane, kube: ApiKube, idle: Traffic) -> AsyncIter
         watching.cancel()
 
 
-async def until_whole(kube: ApiKube, name: str) -> None:
+async def until_whole(kube: ApiKube, name: str, seconds: float = SECONDS) -> None:
     """Until a volume is attached, with every leg in sync; TimeoutError when that does not come about."""
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(seconds):
         while True:
             if whole(await kube.get(VirtualVolume, name)):
                 return

@@ -256,6 +256,9 @@ class StateManager:
             if event == "DELETED":
                 self.devices.objects.pop(obj.metadata.name, None)
             else:
+                known = self.devices.objects.get(obj.metadata.name)
+                if known is None or known.metadata.uid != obj.metadata.uid:
+                    self.writer.again(StorageDevice, obj.metadata.name)
                 self.devices.objects[obj.metadata.name] = obj
             if StorageDevice in self._synced:
                 self.scan.ask(_DISKS)

@@ -253,3 +253,14 @@ async def test_extents_of_another_leg_are_never_given_away(tmp_path: Path) -> No
         await cluster.commit("v", lambda one: one, leg)
         await cluster.until(lambda: "belong to leg a of v" in cluster.report("v", "n1").message)
         assert [entry.leg for entry in cluster.machine("n1").slots["nvme1"].labels[-1].legs] == ["a"]
+
+
+async def test_a_storagedevice_made_anew_is_told_of_its_disk(tmp_path: Path) -> None:
+    """As after ``kubectl millpond vdb import``: what was reported of the object before says nothing of this one."""
+    async with Cluster(tmp_path, "n1") as cluster:
+        before = await named(cluster, Disk("S1", SIZE), "Claimed")
+        await cluster.kube.delete(StorageDevice, "n1-nvme1")
+        await cluster.pass_time(3)
+        await cluster.device("n1", "nvme1")
+        await cluster.until(lambda: seen(cluster).state == "Claimed", seconds=30)
+        assert seen(cluster).device_uuid == before.device_uuid

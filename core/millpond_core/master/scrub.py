@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cronsim import CronSim, CronSimError
 
 from millpond_core.errors import Invalid
-from millpond_core.instants import clock, parse, span, stamp
+from millpond_core.instants import clock, parse, stamp
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import Says
 from millpond_core.master.steps import Act, Decision, Notice, Patch, Wait
@@ -139,14 +139,7 @@ def progress(volume: VirtualVolume) -> str:
     one = next((p for p in said.progress if p.kind == "Scrub"), None) if said else None
     if one is None or not one.total_bytes:
         return "its legs are about to be compared"
-    percent = 100 * one.done_bytes // one.total_bytes
-    text = f"its legs are compared, {percent - percent % 5}%"
-    if one.halted:
-        return f"{text}, halted by a quiescence"
-    if one.rate > 0:
-        left = (one.total_bytes - one.done_bytes) / one.rate
-        text += f", ~{span(max(10.0, left - left % 10) if left < 100 else left)}"
-    return text
+    return f"its legs are compared, {v.how_far(one)}"
 
 
 def _told(result: ScrubResult) -> str:

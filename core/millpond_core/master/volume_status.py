@@ -160,14 +160,7 @@ def _rebuilding(volume: VirtualVolume, leg: Leg) -> str:
         return _STOPPED.format(node=volume.status.attachment.node)
     if progress is None or not progress.total_bytes:
         return "is about to be rebuilt"
-    percent = 100 * progress.done_bytes // progress.total_bytes
-    text = f"rebuilding{' what it missed' if progress.kind == 'Delta' else ''}, {percent - percent % 5}%"
-    if progress.halted:
-        return f"{text}, halted by a quiescence"
-    if progress.rate > 0:
-        left = (progress.total_bytes - progress.done_bytes) / progress.rate
-        text += f", ~{span(max(10.0, left - left % 10) if left < 100 else left)}"
-    return text
+    return f"rebuilding{' what it missed' if progress.kind == 'Delta' else ''}, {v.how_far(progress)}"
 
 
 def _progress(volume: VirtualVolume, leg: Leg) -> Progress | None:

@@ -10,11 +10,11 @@ import msgspec
 
 from millpond_core import machine, names, quiesce
 from millpond_core.errors import Invalid
-from millpond_core.instants import clock, parse
+from millpond_core.instants import clock, parse, span
 from millpond_core.master.conditions import find, wire
 from millpond_core.master.world import World
 from millpond_core.model import VirtualVolume
-from millpond_core.model.virtualvolume import Leg, LegReport, NodeReport, PathReport, VolumePhase
+from millpond_core.model.virtualvolume import Leg, LegReport, NodeReport, PathReport, Progress, VolumePhase
 from millpond_core.units import leg_units, parse_quantity, round_up
 
 
@@ -87,6 +87,20 @@ def holding(volume: VirtualVolume) -> dict[str, float]:
     """
     said = report(volume, volume.status.attachment.node)
     return {path.id: at for path in said.paths if (at := parse(path.holding_since)) is not None} if said else {}
+
+
+def how_far(progress: Progress) -> str:
+    """How much of a long operation is done and how long it still takes, such as ``35%, ~4 min``: coarse enough not to be
+    news at every look.
+    """
+    percent = 100 * progress.done_bytes // progress.total_bytes
+    text = f"{percent - percent % 5}%"
+    if progress.halted:
+        return f"{text}, halted by a quiescence"
+    if progress.rate > 0:
+        left = (progress.total_bytes - progress.done_bytes) / progress.rate
+        text += f", ~{span(max(10.0, left - left % 10) if left < 100 else left)}"
+    return text
 
 
 def prepared(volume: VirtualVolume, leg: Leg) -> bool:

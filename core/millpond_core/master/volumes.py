@@ -90,8 +90,8 @@ def holding(volume: VirtualVolume) -> dict[str, float]:
 
 
 def how_far(progress: Progress) -> str:
-    """How much of a long operation is done and how long it still takes, such as ``35%, ~4 min``: coarse enough not to be
-    news at every look.
+    """What is done of a long operation and how long it still takes, such as ``35%, ~4 min``: too coarse to be news at
+    every look.
     """
     percent = 100 * progress.done_bytes // progress.total_bytes
     text = f"{percent - percent % 5}%"

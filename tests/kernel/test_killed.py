@@ -50,6 +50,9 @@ async def test_a_leg_is_taken_back_wherever_that_ended(volume: Volume, life: Lif
             if let_go:
                 await md.unfreeze(volume.array)
             volume.begin_answering()
+            if any(m.major_minor == number and "faulty" in m.flags for m in (await volume.look()).members):
+                # It died while it discarded what it had found: writes wait until that is recorded as a loss.
+                await md.acknowledge_failure(volume.array, number)
             await volume.write(200 + writes)
             for member in (await volume.look()).members:
                 if member.major_minor == number and "in_sync" in member.flags and member.slot is not None:

@@ -7,6 +7,7 @@ import http.client
 import json
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -46,6 +47,11 @@ class Cluster:
         if check and done.returncode != 0:
             raise DemoError(f"{said}\n  {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
+
+    def millpond(self, *arguments: str, seconds: float = 400) -> subprocess.CompletedProcess[str]:
+        """One ``kubectl millpond``, whatever its exit status says; TimeoutExpired when it does not end."""
+        argv = [sys.executable, "-m", "millpond_cli.main", "--kubeconfig", str(self.kubeconfig), *arguments]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=seconds, check=False)
 
     def get(self, *arguments: str) -> Object:
         """One object, or a list, as JSON."""

@@ -5,8 +5,6 @@ of it.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -26,8 +24,7 @@ AGREE = 0.1
 
 def millpond(cluster: Cluster, *arguments: str) -> tuple[int, dict[str, Any]]:
     """Exit status and JSON of one command of the plugin."""
-    argv = [sys.executable, "-m", "millpond_cli.main", "--kubeconfig", str(cluster.kubeconfig), *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=DRAIN_SECONDS, check=False)
+    done = cluster.millpond(*arguments, seconds=DRAIN_SECONDS)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 
 import pytest
@@ -26,8 +24,7 @@ BACK_SECONDS = 900.0
 
 def maintain(cluster: Cluster, *arguments: str) -> str:
     """What ``kubectl millpond maintain`` says; it must succeed."""
-    argv = [sys.executable, "-m", "millpond_cli.main", "--kubeconfig", str(cluster.kubeconfig), "maintain", *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=400, check=False)
+    done = cluster.millpond("maintain", *arguments)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     return done.stdout
 

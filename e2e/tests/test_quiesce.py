@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -25,10 +23,8 @@ DEADLINE_SECONDS = 120
 
 def quiesce(cluster: Cluster, work: Workload, *arguments: str) -> tuple[int, dict[str, Any]]:
     """Exit status, and the status of the Quiescence, of one that lasts as long as a command that sleeps."""
-    argv = [sys.executable, "-m", "millpond_cli.main", "--kubeconfig", str(cluster.kubeconfig), "quiesce", "-o", "json"]
-    argv += ["-n", work.namespace, "-l", "app=database", "--for", str(DEADLINE_SECONDS), *arguments]
-    argv += ["--", "sleep", str(STILL_SECONDS)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=400, check=False)
+    scope = ("-n", work.namespace, "-l", "app=database", "--for", str(DEADLINE_SECONDS), *arguments)
+    done = cluster.millpond("quiesce", "-o", "json", *scope, "--", "sleep", str(STILL_SECONDS))
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)["status"]
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from demo import install
@@ -22,8 +19,7 @@ DIFFERENT = 3
 
 def vdb(cluster: Cluster, *arguments: str) -> tuple[int, str]:
     """Exit status and output of ``kubectl millpond vdb``."""
-    argv = [sys.executable, "-m", "millpond_cli.main", "--kubeconfig", str(cluster.kubeconfig), "vdb", *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=400, check=False)
+    done = cluster.millpond("vdb", *arguments)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -17,6 +17,7 @@ from millpond_cli.stillness import Tell
 from millpond_core import names
 from millpond_core.errors import DeadlineExceeded, Invalid, NotFound
 from millpond_core.instants import parse, stamp
+from millpond_core.master.scrub import told
 from millpond_core.model import VirtualVolume
 from millpond_core.ports import Kube
 
@@ -80,20 +81,13 @@ def found(volume: VirtualVolume) -> list[str]:
     """Lines for a person: the verdict, and each place where the legs differ."""
     last = volume.status.last_scrub
     assert last is not None
-    lines = [f"{volume.metadata.name}: {_verdict(volume)}"]
+    lines = [f"{volume.metadata.name}: {told(last)}"]
     lines += [f"  {place.length_bytes} bytes from {place.start_bytes}" for place in last.places]
     if last.more:
         lines.append("  and more, which were not looked for")
     if last.places:
         lines.append(f"  once you know which leg is right: kubectl millpond scrub {volume.metadata.name} --keep LEG")
     return lines
-
-
-def _verdict(volume: VirtualVolume) -> str:
-    said = next((c.message for c in volume.status.conditions if c.type == "LegsEqual"), "")
-    last = volume.status.last_scrub
-    assert last is not None
-    return said or (f"copies differ in {len(last.places)} place(s)" if last.places else "all copies are equal")
 
 
 def _comparable(volume: VirtualVolume) -> None:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from millpond_cli import main, scrubs
 from millpond_core import names
 from millpond_core.errors import DeadlineExceeded, Invalid, NotFound
-from millpond_core.model import ObjectMeta, VirtualVolume
+from millpond_core.model import Condition, ObjectMeta, VirtualVolume
 from millpond_core.model.virtualvolume import (
     Layout,
     Leg,
@@ -86,6 +86,15 @@ async def test_silence_is_not_waited_out_for_ever(kube: MemoryKube, monkeypatch:
     monkeypatch.setattr(scrubs, "SILENCE_SECONDS", 0.1)
     with pytest.raises(DeadlineExceeded, match="nothing was heard of volume v1"):
         await scrubs.follow(kube, await asked(kube), lambda _: None)
+
+
+def test_the_verdict_is_of_the_last_comparison_whatever_the_condition_still_says() -> None:
+    """The master writes what was found first, and the condition with the rest of the status afterwards."""
+    before = Condition(
+        type="LegsEqual", status="True", reason="Compared", message="all copies are equal", last_transition_time=BEFORE
+    )
+    there = volume(last_scrub=result(SINCE, Place(start_bytes=0, length_bytes=4)), conditions=[before])
+    assert "copies differ in 1 place(s)" in scrubs.found(there)[0]
 
 
 def test_there_are_more_places_than_are_told() -> None:

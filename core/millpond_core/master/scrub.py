@@ -114,10 +114,10 @@ def _taken_in(volume: VirtualVolume, said: ScrubReport, now: float) -> Act:
         places=said.places,
         more=said.more,
     )
-    told = _told(result)
+    said_of_it = told(result)
     reason = "LegsDiffer" if result.places else "LegsEqual"
     step = Patch(VirtualVolume, volume.metadata.name, [*v.record_tests(volume), v.put("/status/lastScrub", result)])
-    return Act(step, told, (Notice(reason, told, warning=bool(result.places)),))
+    return Act(step, said_of_it, (Notice(reason, said_of_it, warning=bool(result.places)),))
 
 
 # --- what is said of it -----------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def says(volume: VirtualVolume) -> Says | None:
     last = volume.status.last_scrub
     if last is None:
         return None
-    return Says("LegsEqual", not last.places, "Differ" if last.places else "Compared", _told(last))
+    return Says("LegsEqual", not last.places, "Differ" if last.places else "Compared", told(last))
 
 
 def progress(volume: VirtualVolume) -> str:
@@ -142,7 +142,8 @@ def progress(volume: VirtualVolume) -> str:
     return f"its legs are compared, {v.how_far(one)}"
 
 
-def _told(result: ScrubResult) -> str:
+def told(result: ScrubResult) -> str:
+    """What a comparison has found, for people."""
     ended = parse(result.ended_at)
     when = f"compared on {result.ended_at[:10]} at {clock(ended)} UTC" if ended is not None else "compared"
     if not result.places:

@@ -1,8 +1,8 @@
 """``make bench-datapath``: reads and writes through Millpond's stack and its peers', side by side, into docs.
 
-Two guests on a LAN. Every stack stands on partitions of the same disks, all at once. Each load goes round them all, in
-another order each time, before the next load does, so that a host whose speed changes within minutes changes it for
-all. fio's own reports are kept in build/bench.
+Two guests on a LAN. Every stack stands on partitions of the same disks, all at once. One run of fio takes each load
+round them all, in another order each time, before the next load goes, so that a host whose speed changes within minutes
+changes it for all. fio's own reports are kept in build/bench.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import json
 import random
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from lab.progress import say, step
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mdadm", "lvm2", "drbd-utils", "fdisk")
 MODULES = ("nvme-tcp", "nvmet-tcp", "dm-multipath", "dm-raid", "raid1")
-DISK_MIB = 2048
+DISK_MIB = 2560
 PART_MIB = 160
 SIZE_MIB = 96
 
@@ -39,11 +39,17 @@ STACKS = {
     "lvm": "LVM raid1",
     "local": "Millpond, two local legs",
     "remote": "Millpond, local and remote leg",
-    "fine": "the same, its bitmap 16 times finer",
     "drbd": "DRBD, protocol C",
+    "open": "two local legs without gates",
+    "fine": "a bitmap 16 times finer",
+    "none": "no bitmap",
+    "queue": "one NVMe queue",
+    "inline": "data within the command, up to 256 KiB",
 }
+TRIED = {"open": "local", "fine": "remote", "none": "remote", "queue": "remote", "inline": "remote"}
+"""Ours, but for one thing → the stack that it is compared with."""
 SINGLE = ("raw", "linear")
-OVER_BOTH = ("remote", "fine", "drbd")
+OVER_BOTH = ("remote", "drbd", "fine", "none", "queue", "inline")
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,8 @@ class Goal:
 GOALS = (
     Goal("local", "mdadm", 0.95),
     Goal("gated", "mdadm", 0.97),
+    Goal("local", "open", 0.97),
     Goal("remote", "drbd", 1.0),
-    Goal("fine", "remote", 0.95),
     Goal("remote", "raw", 0.95, reads_only=True),
 )
 
@@ -112,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rounds": f"{arguments.rounds} of {arguments.seconds:g} s for each load",
     }
     command = f"make bench-datapath KERNEL={arguments.kernel}"
-    told = f"{described(machine, command)}\n\n{goals(rounds)}\n\n{table(rounds)}"
+    told = "\n\n".join([described(machine, command), goals(rounds), table(rounds), tried(rounds)])
     path = ROOT / "docs" / "performance.md"
     replace_section(path, f"datapath-{arguments.kernel}", f"## The data path, kernel {arguments.kernel}\n\n{told}", "")
     print(f"\n{told}\n\nwritten to {path}")
@@ -136,7 +142,6 @@ def measure(kernel: str, rounds: int, seconds: int) -> tuple[Rounds, str]:
             lan=lan,
             number=number,
             packages=PACKAGES,
-            files={"etc/lab/fio": _jobs(seconds)},
         )
         for number in (1, 2)
     )
@@ -153,13 +158,13 @@ def measure(kernel: str, rounds: int, seconds: int) -> tuple[Rounds, str]:
         order, chance = list(STACKS), random.Random(1)
         for turn in range(1, rounds + 1):
             results: dict[str, list[float]] = {name: [] for name in STACKS}
-            with step(f"Round {turn} of {rounds}", usually=len(STACKS) * len(LOADS) * (seconds + 1.5)):
+            with step(f"Round {turn} of {rounds}", usually=len(LOADS) * (len(STACKS) * (seconds + 0.3) + 3)):
                 for at, load in enumerate(LOADS):
                     chance.shuffle(order)
-                    for name in order:
-                        report = _fio(first, devices[name], at, seconds)
-                        (out / f"round-{turn}-{at}-{name}.json").write_text(json.dumps(report, indent=1))
-                        results[name].append(_rate(load, report["jobs"][0]))
+                    report = _fio(first, load, {name: devices[name] for name in order}, seconds)
+                    (out / f"round-{turn}-{at}.json").write_text(json.dumps(report, indent=1))
+                    for job in report["jobs"]:
+                        results[job["jobname"]].append(_rate(load, job))
             found.append(results)
         return found, first.agent.run(["uname", "-r"]).stdout.strip()
     finally:
@@ -167,19 +172,14 @@ def measure(kernel: str, rounds: int, seconds: int) -> tuple[Rounds, str]:
         second.close()
 
 
-def _jobs(seconds: int) -> str:
-    lines = ["[global]", "ioengine=libaio", "direct=1", "time_based", f"runtime={seconds}", f"size={SIZE_MIB}M"]
-    lines += ["filename=${DEVICE}", "randrepeat=0", "norandommap", ""]
-    for position, load in enumerate(LOADS):
-        lines += [f"[{position}]", f"rw={load.rw}", f"bs={load.block}", f"iodepth={load.depth}"]
-        lines += ["fsync=1", ""] if load.sync else [""]
-    return "\n".join(lines)
-
-
-def _fio(guest: Guest, device: str, load: int, seconds: int) -> dict[str, Any]:
-    """fio's report on one load."""
-    argv = ["env", f"DEVICE={device}", "fio", "--output-format=json", f"--section={load}", "/etc/lab/fio"]
-    said = guest.agent.run(argv, seconds=seconds + 60).stdout
+def _fio(guest: Guest, load: Load, devices: Mapping[str, str], seconds: int) -> dict[str, Any]:
+    """fio's report on one load, on one device after another, each as a job of its stack's name."""
+    argv = ["fio", "--output-format=json", "--ioengine=libaio", "--direct=1", "--time_based", f"--runtime={seconds}"]
+    argv += [f"--size={SIZE_MIB}M", "--randrepeat=0", "--norandommap", f"--rw={load.rw}", f"--bs={load.block}"]
+    argv += [f"--iodepth={load.depth}", *(["--fsync=1"] if load.sync else [])]
+    for name, device in devices.items():
+        argv += [f"--name={name}", f"--filename={device}", "--stonewall"]
+    said = guest.agent.run(argv, seconds=len(devices) * (seconds + 10) + 60).stdout
     report: dict[str, Any] = json.loads(said[said.index("{") :])
     return report
 
@@ -252,7 +252,7 @@ def goals(rounds: Rounds) -> str:
 
 def table(rounds: Rounds) -> str:
     """A Markdown table: operations a second of the raw partition, and each stack's part of that."""
-    others = [name for name in STACKS if name != "raw"]
+    others = [name for name in STACKS if name != "raw" and name not in TRIED]
     lines = [
         "Operations a second of the raw partition (median), and what part of that each stack does: the median of the "
         "rounds' ratios, and how far they lie apart.",
@@ -265,6 +265,25 @@ def table(rounds: Rounds) -> str:
         cells = (_cell(ratios(rounds, name, "raw", load)) for name in others)
         lines.append(f"| {load} | {raw} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def tried(rounds: Rounds) -> str:
+    """A Markdown table: what our own stacks would do with one thing changed, as a part of what they do."""
+    lines = [
+        "Our own stacks but for one thing, as a part of what they do without it: two local legs in the first column, a "
+        "local and a remote one in the others. In the last line the median of all loads.",
+        "",
+        f"| load | {' | '.join(STACKS[name] for name in TRIED)} |",
+        f"| --- |{' --- |' * len(TRIED)}",
+    ]
+    for load in LOADS:
+        cells = (_cell(ratios(rounds, name, against, load)) for name, against in TRIED.items())
+        lines.append(f"| {load} | {' | '.join(cells)} |")
+    whole = (
+        statistics.median(statistics.median(ratios(rounds, name, against, load)) for load in LOADS)
+        for name, against in TRIED.items()
+    )
+    return "\n".join([*lines, f"| all | {' | '.join(f'{each:.2f}' for each in whole)} |"])
 
 
 def _cell(values: Iterable[float]) -> str:

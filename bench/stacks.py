@@ -25,7 +25,9 @@ from millpond_core import layout, names
 from millpond_core.units import KIB, MIB, SECTOR
 
 VOLUME_BYTES = 128 * MIB
-_LOCAL, _REMOTE, _FINE = (f"00000000-0000-4000-8000-{number:012}" for number in (1, 2, 3))
+_LOCAL, _REMOTE, _OPEN, _FINE, _NONE, _QUEUE, _INLINE = (f"00000000-0000-4000-8000-{n:012}" for n in range(1, 8))
+_INLINE_PORT = names.NVME_PORT + 1
+_INLINE_BYTES = 256 * KIB
 _HOST, _HOST_ID = names.host_nqn("bench", "n1"), names.host_id("bench", "n1")
 _META_SECTORS = 8 * MIB // SECTOR
 _DATA_SECTORS = VOLUME_BYTES // SECTOR
@@ -116,27 +118,23 @@ def local(first: str, second: str) -> str:
     return asyncio.run(_millpond(_LOCAL, [(first, False), (second, False)]))
 
 
-def remote(partition: str, _: str, peer: str, uuid: str = _REMOTE) -> str:
+def remote(
+    partition: str, _: str, peer: str, *, uuid: str = _REMOTE, port: int = names.NVME_PORT, bitmap: bool = True
+) -> str:
     """One leg here, one on ``peer``."""
 
     async def made() -> str:
         nqn, namespace = _export_names(uuid)
         controller = await NvmeTcpHost().connect(
-            nqn, f"{peer}:{names.NVME_PORT}", host_nqn=_HOST, host_id=_HOST_ID, namespace_uuid=namespace
+            nqn, f"{peer}:{port}", host_nqn=_HOST, host_id=_HOST_ID, namespace_uuid=namespace
         )
         ((number, _, _),) = controller.namespaces
-        return await _millpond(uuid, [(partition, False), (number, True)])
+        return await _millpond(uuid, [(partition, False), (number, True)], bitmap=bitmap)
 
     return asyncio.run(made())
 
 
-def fine(partition: str, own: str, peer: str) -> str:
-    """The same, with a bitmap of a bit for each 64 KiB."""
-    with mock.patch("millpond_adapters.md.bitmap_chunk_bytes", return_value=64 * KIB):
-        return remote(partition, own, peer, _FINE)
-
-
-def _export(partition: str, _: str, address: str, uuid: str = _REMOTE) -> None:
+def _export(partition: str, _: str, address: str, *, uuid: str = _REMOTE, port: int = names.NVME_PORT) -> None:
     async def made() -> None:
         await _leg(uuid, "b", partition)
         nqn, namespace = _export_names(uuid)
@@ -147,10 +145,40 @@ def _export(partition: str, _: str, address: str, uuid: str = _REMOTE) -> None:
             serial=names.serial(uuid, "b"),
             host_nqn=_HOST,
             address=address,
-            port=names.NVME_PORT,
+            port=port,
         )
 
     asyncio.run(made())
+
+
+# --- Millpond but for one thing -----------------------------------------------------------------------------------
+
+
+def open_(first: str, second: str) -> str:
+    """No gates: what they cost."""
+    return asyncio.run(_millpond(_OPEN, [(first, False), (second, False)], gates=False))
+
+
+def fine(partition: str, own: str, peer: str) -> str:
+    """A bitmap of a bit for each 64 KiB: what a shorter delta costs."""
+    with mock.patch("millpond_adapters.md.bitmap_chunk_bytes", return_value=64 * KIB):
+        return remote(partition, own, peer, uuid=_FINE)
+
+
+def queue(partition: str, own: str, peer: str) -> str:
+    """One connection, as DRBD has for data."""
+    with mock.patch("millpond_adapters.nvme_host.MAX_QUEUES", 1):
+        return remote(partition, own, peer, uuid=_QUEUE)
+
+
+def _export_inline(partition: str, own: str, address: str) -> None:
+    # Beyond 16 KiB the target has to ask for the data of a write: a round trip more. Fixed before a port is used.
+    port = Path("/sys/kernel/config/nvmet/ports/2")
+    port.mkdir()
+    for name, value in (("trtype", "tcp"), ("adrfam", "ipv4"), ("trsvcid", _INLINE_PORT), ("traddr", address)):
+        (port / f"addr_{name}").write_text(str(value))
+    (port / "param_inline_data_size").write_text(str(_INLINE_BYTES))
+    _export(partition, own, address, uuid=_INLINE, port=_INLINE_PORT)
 
 
 def _export_names(uuid: str) -> tuple[str, str]:
@@ -163,7 +191,7 @@ async def _leg(uuid: str, leg: str, partition: str) -> str:
     return made.major_minor
 
 
-async def _millpond(uuid: str, places: list[tuple[str, bool]]) -> str:
+async def _millpond(uuid: str, places: list[tuple[str, bool]], *, gates: bool = True, bitmap: bool = True) -> str:
     """The stack as a state manager builds it: leg, path, gate, array, front. ``places``: where a leg is, and whether
     that is a namespace of another node.
     """
@@ -173,8 +201,10 @@ async def _millpond(uuid: str, places: list[tuple[str, bool]]) -> str:
         number = place if away else await _leg(uuid, leg, place)
         path, gate_ = names.path(uuid, leg), names.gate(uuid, leg)
         made = await dm.create(path, names.dm_uuid(path), layout.path_table(number, VOLUME_BYTES))
-        table = layout.gate_table(made.major_minor, VOLUME_BYTES, holding=True)
-        members.append((slot, (await dm.create(gate_, names.dm_uuid(gate_), table)).major_minor, away))
+        if gates:
+            table = layout.gate_table(made.major_minor, VOLUME_BYTES, holding=True)
+            made = await dm.create(gate_, names.dm_uuid(gate_), table)
+        members.append((slot, made.major_minor, away))
     array = await md.assemble(
         names.array(uuid),
         raid_disks=len(members),
@@ -182,6 +212,8 @@ async def _millpond(uuid: str, places: list[tuple[str, bool]]) -> str:
         members=members,
     )
     await md.acknowledge(names.array(uuid))
+    if not bitmap:
+        Path(f"/sys/block/md_{names.array(uuid)}/md/bitmap/location").write_text("none")
     front = names.front(uuid)
     await dm.create(front, names.dm_uuid(front), layout.front_table(array.major_minor, VOLUME_BYTES))
     return names.dm_path(front)
@@ -215,13 +247,20 @@ STACKS: dict[str, Callable[..., str]] = {
     "lvm": lvm,
     "local": local,
     "remote": remote,
-    "fine": fine,
     "drbd": drbd,
+    "open": open_,
+    "fine": fine,
+    "none": partial(remote, uuid=_NONE, bitmap=False),
+    "queue": queue,
+    "inline": partial(remote, uuid=_INLINE, port=_INLINE_PORT),
 }
 SERVED: dict[str, Callable[[str, str, str], None]] = {
     "remote": _export,
-    "fine": partial(_export, uuid=_FINE),
     "drbd": _drbd,
+    "fine": partial(_export, uuid=_FINE),
+    "none": partial(_export, uuid=_NONE),
+    "queue": partial(_export, uuid=_QUEUE),
+    "inline": _export_inline,
 }
 
 if __name__ == "__main__":

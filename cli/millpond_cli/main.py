@@ -11,6 +11,7 @@ from millpond_cli import asked, devices, explain, report, stillness, vdb
 from millpond_cli.maintenance import maintain
 from millpond_cli.scrubs import scrub
 from millpond_cli.shown import Format, formatted
+from millpond_cli.shutdown import shutdown
 from millpond_cli.stillness import REASONS, Outcome
 from millpond_cli.terminal import answer, run, told
 from millpond_cli.terminal import form as form_
@@ -127,7 +128,7 @@ def release(kubeconfig: str, names: tuple[str, ...], form: Format) -> None:
     run(kubeconfig, let_go)
 
 
-for command in (*devices.COMMANDS, maintain, scrub, vdb.commands):
+for command in (*devices.COMMANDS, maintain, scrub, shutdown, vdb.commands):
     cli.add_command(command)
 
 

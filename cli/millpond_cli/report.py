@@ -85,9 +85,9 @@ def _quiescence(quiescence: Quiescence) -> str:
 
 def _maintained(nodes: Sequence[StorageNode]) -> Iterator[tuple[str, str]]:
     for node in nodes:
-        if node.spec.maintenance.intent != "None":
+        if (intent := node.intent()) != "None":
             said = find(node.status.conditions, READY)
-            yield node.metadata.name, f"{node.spec.maintenance.intent}; {said.message if said else 'not looked at yet'}"
+            yield node.metadata.name, f"{intent}; {said.message if said else 'not looked at yet'}"
 
 
 def _held(volumes: Sequence[VirtualVolume]) -> Iterator[tuple[str, str]]:

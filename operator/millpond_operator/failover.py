@@ -1,4 +1,6 @@
-"""Looks after failed nodes: reads what is on them, asks ``master.failover`` for the next step, takes it, asks again."""
+"""Looks after nodes that have failed or are shut down: reads what is on them, asks ``master.failover`` for the next
+step, takes it, asks again.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ class Failover:
             self._due.pop(name, None)
             self._said.pop(name, None)
         for name in sorted(concerned):
-            state = world.state_of(name).state
+            state = f"{world.state_of(name).state} {world.intent(name)}"
             before, due = self._due.get(name, ("", 0.0))
             if state == before and self._clock.boottime() < due:
                 continue

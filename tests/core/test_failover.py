@@ -139,6 +139,40 @@ def test_the_taint_goes_once_its_kubelet_is_heard_of(health: Health) -> None:
     assert move.step == Taint("n1", "7", (THEIR_TAINT,))
 
 
+SHUT_TAINT = {"key": names.TAINT, "value": "Shutdown", "effect": "NoSchedule"}
+
+
+def shut_down(boot_id: str) -> StorageNode:
+    spec = StorageNodeSpec(maintenance=Maintenance(intent="Shutdown", boot_id="boot-n1"))
+    return StorageNode(metadata=meta("n1"), spec=spec, status=StorageNodeStatus(boot_id=boot_id))
+
+
+@pytest.mark.parametrize(
+    ("boot_id", "taints", "after"),
+    [
+        pytest.param("boot-n1", [THEIR_TAINT], (THEIR_TAINT, SHUT_TAINT), id="before-it-is-off"),
+        pytest.param("boot-n1", [THEIR_TAINT, SHUT_TAINT], None, id="and-it-stays"),
+        pytest.param("new", [THEIR_TAINT, SHUT_TAINT], (THEIR_TAINT,), id="until-it-has-booted-again"),
+    ],
+)
+def test_no_pod_is_started_on_a_node_that_is_shut_down(
+    boot_id: str, taints: list[dict[str, Any]], after: tuple[dict[str, Any], ...] | None
+) -> None:
+    known = world(mapped(), shut_down(boot_id))
+    left = Workloads(w.host(kubernetes_node(taints=taints)))
+    move = failover.decide(known, known.nodes["n1"], left, NOW)
+    if after is None:
+        assert isinstance(move, Wait)
+        return
+    assert isinstance(move, Move)
+    assert move.step == Taint("n1", "7", after)
+
+
+def test_a_shutdown_is_looked_after_while_every_node_is_well() -> None:
+    assert failover.concerned(world(mapped(), shut_down("boot-n1"))) == {"n1"}
+    assert failover.concerned(world(mapped(), shut_down("new"))) == set()
+
+
 def there(
     *pods: Pod, in_use: tuple[str, ...] = (IN_USE, THEIRS), going: bool = False, avoided: bool = True
 ) -> Workloads:

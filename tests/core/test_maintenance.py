@@ -32,7 +32,7 @@ from millpond_core.errors import Invalid
 from millpond_core.instants import stamp
 from millpond_core.master import changes, maintenance, node, planner, volume, volume_status
 from millpond_core.master.steps import Act, Apply, Create, Delete, Wait
-from millpond_core.master.world import Health, Object, World
+from millpond_core.master.world import RETURN_SECONDS, Health, Object, World
 from millpond_core.model import Condition, StorageNode, VirtualVolume
 from millpond_core.model.storagenode import Intent, Maintenance, StorageNodeSpec, StorageNodeStatus
 from millpond_core.model.virtualvolume import Attachment, Layout, OnFailure, PathReport
@@ -414,3 +414,71 @@ def test_the_last_copy_stays_whatever_people_intend() -> None:
     assert isinstance(decision, Act)
     assert isinstance(decision.step, Apply)
     assert "the last copy in reach of v1 lies here" in decision.step.status["message"]
+
+
+# --- Shutdown: all nodes at once --------------------------------------------------------------------------------------
+
+
+def shut(at: str, boot_id: str = "", *, back_since: float | None = None) -> StorageNode:
+    """A node that is shut down; ``boot_id``: of the boot that it runs now, if that is another one."""
+    said = Condition(
+        type="MaintenanceReady", status="False", reason="Back", last_transition_time=stamp(back_since or NOW)
+    )
+    return StorageNode(
+        metadata=meta(at),
+        spec=StorageNodeSpec(maintenance=Maintenance(intent="Shutdown", boot_id=f"boot-{at}")),
+        status=StorageNodeStatus(
+            boot_id=boot_id or f"boot-{at}", phase="Ready", conditions=[said] if back_since else []
+        ),
+    )
+
+
+CLEAN = Attachment(node="", epoch=4, clean=True)
+
+
+async def test_a_shutdown_that_does_not_say_of_which_boot_is_refused() -> None:
+    with pytest.raises(Invalid, match="says which boot a Shutdown ends"):
+        await MemoryKube().create(worked_on(intent="Shutdown", until=None))
+
+
+def test_a_node_may_be_switched_off_once_no_volume_with_a_part_there_is_in_use_anywhere() -> None:
+    used = world(mirrored(), shut("n1"), shut("n2"))
+    assert verdict(used) == (False, "InUse", "not yet: in use are v1 on n1, until their pods end")
+    down = world(mirrored(attachment=CLEAN), shut("n1"), shut("n2"))
+    assert verdict(down)[:2] == (True, "Down")
+
+
+def test_nothing_is_attached_to_a_node_that_is_shut_down() -> None:
+    volume_ = mapped(wanted="n1", attachment=CLEAN)
+    waits = volume.attached(world(volume_, shut("n1"), shut("n2")), volume_, NOW)
+    assert isinstance(waits, Wait)
+    assert "kubectl millpond shutdown --cancel" in waits.message
+
+
+def test_after_power_on_a_volume_is_attached_once_every_leg_in_sync_is_back() -> None:
+    volume_ = mapped(wanted="n1", attachment=CLEAN, nodes=[report("n1", "a"), report("n2", "b")])
+    one = world(volume_, shut("n1", "new", back_since=NOW - 5), shut("n2"))
+    waits = volume.attached(one, volume_, NOW)
+    assert isinstance(waits, Wait)
+    assert waits.message.startswith("is attached to n1 when n2 is back")
+    late = volume.attached(one, volume_, NOW - 5 + RETURN_SECONDS)
+    assert isinstance(late, Act), "nobody is waited for without end"
+    both = world(volume_, shut("n1", "new", back_since=NOW - 5), shut("n2", "new", back_since=NOW))
+    assert isinstance(volume.attached(both, volume_, NOW), Act)
+
+
+def test_a_node_that_has_booted_since_is_as_any_other() -> None:
+    there = world(mirrored(), shut("n1", "new"), shut("n2", "new"))
+    assert verdict(there)[1] == "Back"
+    assert [space.unfit for space in there.spaces()] == [""] * len(there.spaces())
+    gone = world(mirrored(), shut("n1"), shut("n2"))
+    unfit = {space.node: space.unfit for space in gone.spaces()}
+    assert unfit["n1"] == unfit["n2"] == "its node is in maintenance (Shutdown)"
+
+
+def test_while_all_are_off_no_leg_is_missed_and_nobody_is_woken_for_one() -> None:
+    volume_ = mapped(**{**AWAY, "attachment": CLEAN})
+    off = world(volume_, shut("n1"), shut("n2"), n2=FAILED_NODE)
+    assert volume.spared(off, volume_, NOW + 10**7) in (None, Wait())
+    message = volume_status.status(off, volume_, Wait(), NOW)["message"]
+    assert "leg b on n2 is absent as planned: all nodes are shut down" in message

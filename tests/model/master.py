@@ -130,7 +130,7 @@ class Master:
                 yield self._patch("allocated anew", act)
             return
         for what, act in (
-            ("attachment", attaching.decide(world, there)),
+            ("attachment", attaching.decide(world, there, GRACE_OVER)),
             ("release", deleting.drop_released(world, there)),
         ):
             if isinstance(act, Act):

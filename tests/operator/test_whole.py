@@ -476,3 +476,42 @@ async def test_a_pod_moves_from_a_dead_node_which_comes_back_by_a_delta(whole: W
 
 def _not_ready() -> dict[str, Any]:
     return {"conditions": [{"type": "Ready", "status": "Unknown"}]}
+
+
+async def test_all_nodes_are_switched_off_and_nothing_is_copied_afterwards(whole: Whole) -> None:
+    await whole.claim(grace=5)
+    await whole.use()
+    whole.checks.append(whole.scribble)
+    await whole.pass_time(5)
+    whole.checks.clear()
+    for node in whole.nodes:
+        work = {"intent": "Shutdown", "bootId": whole.snode(node).status.boot_id}
+        await whole.kube.merge(StorageNode, node, {"spec": {"maintenance": work}})
+    await whole.until(lambda: whole.may_go("n1") == "InUse")
+    await whole.want("v1", "")
+    await whole.until(lambda: all(whole.may_go(node) == "Down" for node in whole.nodes))
+    await whole.want("v1", "n1")
+    await whole.pass_time(5)
+    assert whole.vvol("v1").status.attachment.node == "", "whoever starts too early waits"
+    for node in whole.nodes:
+        await whole.power_off(node)
+    await whole.pass_time(90)
+    leg = next(leg for leg in whole.vvol("v1").status.mapping.legs if leg.node != "n1")
+    first, late = [node for node in whole.nodes if node != leg.node], leg.node
+    for node in first:
+        await whole.power_on(node)
+    await whole.until(lambda: whole.may_go("n1") == "Back")
+    await whole.pass_time(30)
+    assert whole.vvol("v1").status.attachment.node == "", "not without a leg that only is not switched on yet"
+    before = len(whole.world.steps)
+    await whole.power_on(late)
+    await whole.until(lambda: whole.report("v1", "n1").front == "Active", seconds=100)
+    whole.checks.append(whole.scribble)
+    await whole.pass_time(5)
+    whole.checks.clear()
+    await whole.pass_time(2)
+    assert whole.vvol("v1").status.copies == "2/2"
+    assert whole.vvol("v1").status.next_leg == 2
+    assert whole.quiescences() == [], "nothing was changed"
+    assert not [step for step in whole.world.steps[before:] if "md add" in step], "nothing was copied"
+    whole.verify()

@@ -69,6 +69,8 @@ seccompProfile: {type: RuntimeDefault}
 {{- range list "node.kubernetes.io/unreachable" "node.kubernetes.io/not-ready" }}
 - {key: {{ . }}, operator: Exists, effect: NoExecute, tolerationSeconds: {{ index $ 0 }}}
 {{- end }}
+{{- /* Of kubectl millpond shutdown: nobody else would take it off again. */}}
+- {key: millpond.io/unavailable, operator: Equal, value: Shutdown, effect: NoSchedule}
 {{- with index . 1 }}
 {{ toYaml . }}
 {{- end }}

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from millpond_core.instants import clock
 from millpond_core.master import volumes as v
 from millpond_core.master.steps import Act, Notice, Patch, Wait
 from millpond_core.master.world import World
@@ -18,7 +19,7 @@ from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import Attachment, Leg
 
 
-def decide(world: World, volume: VirtualVolume) -> Act | Wait | None:
+def decide(world: World, volume: VirtualVolume, now: float) -> Act | Wait | None:
     """Attach, detach, or take up again after a reboot; None: it is where it is wanted."""
     wanted, at = volume.spec.attachment.node, volume.status.attachment
     if at.node and (at.node != wanted or ended(volume)):
@@ -27,7 +28,7 @@ def decide(world: World, volume: VirtualVolume) -> Act | Wait | None:
         return None
     if at.node:
         return _again(world, volume)
-    return _attach(world, volume, wanted)
+    return _attach(world, volume, wanted, now)
 
 
 def rebooted(world: World, at: Attachment) -> bool:
@@ -45,16 +46,35 @@ def ended(volume: VirtualVolume) -> bool:
     return said is not None and said.front == "None" and said.ended_epoch >= at.epoch
 
 
-def _attach(world: World, volume: VirtualVolume, node: str) -> Act | Wait:
+def _attach(world: World, volume: VirtualVolume, node: str, now: float) -> Act | Wait:
     health = world.state_of(node)
     if health.state != "Ready":
         return Wait("AttachNodeSilent", f"cannot be attached to {node}: it is {health.state}; {health.message}")
     there = world.nodes.get(node)
     if there is not None and there.status.shutting_down:
         return Wait("AttachNodeSilent", f"cannot be attached to {node}: it is shutting down")
+    if waits := _shutdown(world, volume, node, now):
+        return waits
     if names := v.covering(world, volume.metadata.name):
         return Wait("Quiescing", f"is attached to {node} when quiescence {', '.join(names)} is over")
     return _raise_epoch(world, volume, node, f"attached to {node}")
+
+
+def _shutdown(world: World, volume: VirtualVolume, node: str, now: float) -> Wait | None:
+    """Nothing is attached before a Shutdown, and after it only with every leg that was in sync: what is written without
+    one would have to be copied. None: there is no Shutdown, or nobody is waited for any more.
+    """
+    if world.intent(node) == "Shutdown":
+        back = "is attached when it is back, or when the shutdown is taken back: kubectl millpond shutdown --cancel"
+        return Wait("Shutdown", f"cannot be attached to {node}, which is shut down with all others: {back}")
+    if node not in world.nodes or world.nodes[node].spec.maintenance.intent != "Shutdown":
+        return None
+    legs = [leg for leg in v.legs(volume) if leg.state == "InSync"]
+    away = {leg.node for leg in legs if world.intent(leg.node) == "Shutdown" and now < world.back_at(leg.node)}
+    if not away:
+        return None
+    until = clock(max(map(world.back_at, away)))
+    return Wait("Shutdown", f"is attached to {node} when {', '.join(sorted(away))} is back, without it from {until} on")
 
 
 def _again(world: World, volume: VirtualVolume) -> Act | Wait | None:

@@ -87,7 +87,7 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
         elif loss:
             kept.append(leg)
             absent.append((leg, loss))
-            ends += [loss.patience_ends(grace)] if math.isfinite(loss.since) else []
+            ends += [end] if math.isfinite(end := loss.patience_ends(grace)) else []
         elif leg.state == "Stale" and (retaken := _retakings(world, volume, leg, now)) >= RETAKEN:
             lost.append(
                 (leg, v.Loss(math.inf, f"leg {leg.id} was taken back {retaken} times and lost again each time"))

@@ -26,7 +26,7 @@ def decide(world: World, volume: VirtualVolume, now: float) -> Act | Wait:
     if volume.spec.attachment.node:
         return Wait("InUse", f"is to be deleted, but still wanted on {volume.spec.attachment.node}")
     if status.attachment.node:
-        return attaching.decide(world, volume) or Wait("Detaching", "waits to be detached")
+        return attaching.decide(world, volume, now) or Wait("Detaching", "waits to be detached")
     if covering := v.covering(world, name):
         return Wait("Quiescing", f"is deleted when quiescence {', '.join(covering)} is over")
     if status.phase != "Deleting":

@@ -1,5 +1,7 @@
 """A node has failed: its pods' volumes are fenced, and only then may the pods be started elsewhere.
 
+A node that is shut down with all others bears the taint too, until it has booted again.
+
 Step by step, each told from the objects alone:
 
 1. A volume is taken from the node (``spec.attachment``): the master raises its epoch, its leg nodes tear down what they
@@ -91,16 +93,17 @@ def decide(world: World, node: StorageNode, there: Workloads, now: float) -> Mov
     """The next step for what a failed node has left; ``now``: seconds since the epoch."""
     name, health = node.metadata.name, world.state_of(node.metadata.name)
     failed = health.state == "Failed"
-    if there.host.tainted and not (failed and health.reason in AVOIDED):
+    shut_down = world.intent(name) == "Shutdown"
+    if there.host.tainted and not shut_down and not (failed and health.reason in AVOIDED):
         return Move(Taint(name, there.host.version, there.host.others), f"pods may be started on {name} again")
+    if shut_down and there.host.version and not there.host.tainted:
+        return Move(_tainted(name, there, "Shutdown"), f"no pod is to be started on {name}, which is shut down")
     if health.state == "Ready":
         return _back(world, name, there, now)
     if not failed:
         return Wait()
     if not there.host.avoided and health.reason in AVOIDED and there.used():
-        ours = {"key": names.TAINT, "value": health.reason, "effect": "NoSchedule"}
-        step = Taint(name, there.host.version, (*there.host.others, ours))
-        return Move(step, f"no pod is to be started on {name}: {health.message}")
+        return Move(_tainted(name, there, health.reason), f"no pod is to be started on {name}: {health.message}")
     if not there.host.avoided:
         message = f"its pods stay, as Kubernetes would start them there again: to move them, kubectl cordon {name}"
         return Wait("KubeletReady", message if there.used() else "", now + RESTING_SECONDS)
@@ -129,10 +132,10 @@ def decide(world: World, node: StorageNode, there: Workloads, now: float) -> Mov
 
 
 def concerned(world: World) -> set[str]:
-    """Nodes for which there may be something to do: failed, or with a volume that was taken from them."""
-    failed = {name for name in world.nodes if world.state_of(name).state == "Failed"}
+    """Nodes for which there may be something to do: failed, shut down, or with a volume that was taken from them."""
+    there = {n for n in world.nodes if world.state_of(n).state == "Failed" or world.intent(n) == "Shutdown"}
     reports = (entry for volume in world.volumes.values() for entry in volume.status.nodes)
-    return failed | ({entry.node for entry in reports if entry.front == "Fenced"} & world.nodes.keys())
+    return there | ({entry.node for entry in reports if entry.front == "Fenced"} & world.nodes.keys())
 
 
 def left(world: World, node: str, there: Workloads) -> list[tuple[Pod, str]]:
@@ -164,6 +167,11 @@ def _back(world: World, node: str, there: Workloads, now: float) -> Move | Wait:
             why = f"pod {pod.namespace}/{pod.name} is ended: {', '.join(dead)} cannot go on in it"
             return Move(DeletePod(pod, force=False), why, Notice("PodMoved", why))
     return Wait(until=now + RESTING_SECONDS)
+
+
+def _tainted(node: str, there: Workloads, why: str) -> Taint:
+    ours = {"key": names.TAINT, "value": why, "effect": "NoSchedule"}
+    return Taint(node, there.host.version, (*there.host.others, ours))
 
 
 def _elsewhere(world: World, volume: VirtualVolume, node: str) -> list[Leg]:

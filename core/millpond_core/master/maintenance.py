@@ -6,6 +6,8 @@ recorded before it is done without; the last copy stays. What an intent changes 
     Reboot   its legs are waited for until ``until``, and the grace period of each volume begins then
     Replace  its legs leave as from a device that is to be emptied, with all copies at every step
     Retire   the same; the StorageNode is deleted once it is silent, and people have deleted its StorageDevices
+    Shutdown every node is switched off: nothing is attached there, no pod started, and its legs are waited for, until
+             it has booted anew
 
     MaintenanceReady  reason          what it means
     True              CopiesElsewhere reads and writes go on without it
@@ -17,6 +19,9 @@ recorded before it is done without; the last copy stays. What an intent changes 
     False             Rebuilding      a leg is being rebuilt, with a part of it on this node
     False             LegsHere        legs have not left yet
     False             OrphanedLegs    its disks have legs that no mapping knows
+    True              Down            Shutdown: no volume with a part here is attached anywhere
+    False             InUse           Shutdown: some are
+    False             Back            Shutdown: it has booted since
 
 Of two nodes that may not both be away, the one that was found ready first is ready until its work is over.
 """
@@ -59,6 +64,8 @@ def says(world: World, node: StorageNode, now: float) -> list[Says]:
     work, name = node.spec.maintenance, node.metadata.name
     if work.intent == "None":
         return []
+    if work.intent == "Shutdown":
+        return [_down(world, node)]
     if work.intent == "Reboot" and now >= world.back_at(name):
         until = parse(work.until)
         when = f"was to be over at {clock(until)}" if until is not None else "has no end (spec.maintenance.until)"
@@ -80,6 +87,18 @@ def says(world: World, node: StorageNode, now: float) -> list[Says]:
     delete = f"kubectl delete sdev {' '.join(disks)}, and " if disks else ""
     then = f"{delete}it is forgotten once it is off" if work.intent == "Retire" else "its disks may go"
     return [Says(READY, True, "Empty", f"no leg lies here any more: {then}")]
+
+
+def _down(world: World, node: StorageNode) -> Says:
+    """Of a node that is shut down with all others."""
+    if node.intent() == "None":
+        return Says(READY, False, "Back", "it is back from the shutdown, and as any other node again")
+    there = (world.volumes[one] for one in sorted(world.volumes_at(node.metadata.name)))
+    used = [f"{_title(volume)} on {at}" for volume in there if (at := volume.status.attachment.node)]
+    if used:
+        more = f" and {len(used) - 5} more" if len(used) > 5 else ""
+        return Says(READY, False, "InUse", f"not yet: in use are {', '.join(used[:5])}{more}, until their pods end")
+    return Says(READY, True, "Down", "no volume with a part here is in use: it may be switched off")
 
 
 def forget(world: World, node: StorageNode) -> Act | None:

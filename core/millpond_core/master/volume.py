@@ -168,7 +168,7 @@ def attached(world: World, volume: VirtualVolume, now: float) -> Decision | None
     wanted = volume.spec.attachment.node
     if wanted and wanted != volume.status.attachment.node and (act := _labelled(volume, {wanted})):
         return act
-    decision = attaching.decide(world, volume)
+    decision = attaching.decide(world, volume, now)
     # It may wait for a node that has no part in the volume yet, whose events do not lead here.
     return Wait(decision.reason, decision.message, now + LISTEN_SECONDS) if isinstance(decision, Wait) else decision
 

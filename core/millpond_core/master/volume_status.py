@@ -100,8 +100,8 @@ def _degraded(world: World, volume: VirtualVolume, phase: VolumePhase, now: floa
         loss = absent.get(leg.id)
         if loss and leg in look.kept and now < loss.back_at:
             planned += 1
-            absent_until = f"leg {leg.id} on {leg.node} is absent as planned until {clock(loss.back_at)}"
-            said.append(f"{absent_until}: waits for it, then takes a spare")
+            until = f" until {clock(loss.back_at)}" if math.isfinite(loss.back_at) else ": all nodes are shut down"
+            said.append(f"leg {leg.id} on {leg.node} is absent as planned{until}: waits for it, then takes a spare")
         elif loss and leg.id in look.deferred:
             said.append(f"leg {leg.id} lost{loss.when()}: {loss.why}; replaced if it is not back when attached")
         elif loss and leg in look.kept:

@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from millpond_core.allocator import Run, Space, free_runs
 from millpond_core.instants import parse
+from millpond_core.master import conditions
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model.storagenode import Intent
 from millpond_core.model.virtualvolume import Leg
 from millpond_core.units import UNIT_BYTES
 
@@ -54,6 +56,9 @@ class RebuildLimits:
 
 
 UNLIMITED = RebuildLimits()
+
+RETURN_SECONDS = 600.0
+"""After a Shutdown the nodes are switched on within this of each other; who is later is not waited for."""
 
 PROTECTED = frozenset({"kube-system"})
 """Namespaces of claims whose reads and writes no quiescence of people's holds: what ends a hold may depend on them."""
@@ -198,15 +203,33 @@ class World:
             return Health("StateManagerDown", message=f"there is no StorageNode {node}")
         return self.health.get(node, Health())
 
+    def intent(self, node: str) -> Intent:
+        """What people are about to do with a node."""
+        return self.nodes[node].intent() if node in self.nodes else "None"
+
     def back_at(self, node: str) -> float:
-        """When a node that people reboot is to be back (seconds since the epoch); minus infinity: nobody said so."""
-        work = self.nodes[node].spec.maintenance if node in self.nodes else None
-        until = parse(work.until) if work and work.intent == "Reboot" else None
-        return -math.inf if until is None else until
+        """When a node that people reboot or shut down is to be back (seconds since the epoch); minus infinity: nobody
+        said so. Infinite: all are shut down; RETURN_SECONDS after the first of them is back the others are to be.
+        """
+        match self.intent(node):
+            case "Reboot":
+                until = parse(self.nodes[node].spec.maintenance.until)
+                return -math.inf if until is None else until
+            case "Shutdown":
+                return min((at + RETURN_SECONDS for at in self._returns()), default=math.inf)
+        return -math.inf
+
+    def _returns(self) -> Iterator[float]:
+        """Since when each node is back from a Shutdown that is not over for all."""
+        for node in self.nodes.values():
+            if node.spec.maintenance.intent == "Shutdown" and node.intent() == "None":
+                said = conditions.find(node.status.conditions, "MaintenanceReady")
+                if said is not None and (at := parse(said.last_transition_time)) is not None:
+                    yield at
 
     def leaves(self, node: str) -> bool:
         """Whether people want a node emptied."""
-        return node in self.nodes and self.nodes[node].spec.maintenance.intent in ("Replace", "Retire")
+        return self.intent(node) in ("Replace", "Retire")
 
     def spaces(self) -> list[Space]:
         """The devices as the allocator sees them."""
@@ -241,8 +264,8 @@ class World:
             return f"there is no StorageNode {device.spec.node_name}"
         if node.spec.unschedulable:
             return "its node is unschedulable"
-        if node.spec.maintenance.intent != "None":
-            return f"its node is in maintenance ({node.spec.maintenance.intent})"
+        if (intent := self.intent(device.spec.node_name)) != "None":
+            return f"its node is in maintenance ({intent})"
         health = self.state_of(device.spec.node_name)
         if health.state != "Ready":
             return f"its node is {health.state}"

@@ -9,7 +9,7 @@ from msgspec import Meta
 from millpond_core.model.meta import Column, Condition, ObjectMeta, Rule, Wire, keyed
 
 DiskState = Literal["Empty", "Foreign", "InUse", "Millpond"]
-Intent = Literal["None", "Reboot", "Replace", "Retire"]
+Intent = Literal["None", "Reboot", "Replace", "Retire", "Shutdown"]
 NodeQuiescencePhase = Literal["Draining", "Quiesced", "Applied", "Released", "Expired", "Refused"]
 
 
@@ -21,7 +21,8 @@ class Maintenance(Wire, frozen=True, kw_only=True):
         Meta(
             description="Mutable. Reboot: the node is away and comes back with its disks, its legs are waited for. "
             "Replace: it does not come back with them, its legs move off first. Retire: the same, and the StorageNode "
-            "is deleted once it is silent and has no StorageDevice. No leg is placed here with any of them."
+            "is deleted once it is silent and has no StorageDevice. Shutdown: every node is switched off and comes "
+            "back; no pod is started here and no volume attached before. No leg is placed here with any of them."
         ),
     ] = "None"
     until: Annotated[
@@ -32,8 +33,17 @@ class Maintenance(Wire, frozen=True, kw_only=True):
             extra_json_schema={"format": "date-time"},
         ),
     ] = None
+    boot_id: Annotated[
+        str,
+        Meta(description="Mutable. What a Shutdown ends: status.bootId. It is over once that is another one."),
+    ] = ""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.intent != 'Shutdown' || (has(self.bootId) && self.bootId != '')",
+            "spec.maintenance.bootId says which boot a Shutdown ends: copy it from status.bootId",
+            ".bootId",
+        ),
         Rule(
             "self.intent != 'Reboot' || has(self.until)",
             "spec.maintenance.until says when the node is back from a Reboot: its legs are waited for until then",
@@ -160,3 +170,8 @@ class StorageNode(Wire, frozen=True, kw_only=True):
     metadata: ObjectMeta = ObjectMeta()
     spec: StorageNodeSpec = StorageNodeSpec()
     status: StorageNodeStatus = StorageNodeStatus()
+
+    def intent(self) -> Intent:
+        """What people are about to do with it; a Shutdown is over once it has booted anew."""
+        work, boot_id = self.spec.maintenance, self.status.boot_id
+        return "None" if work.intent == "Shutdown" and boot_id not in ("", work.boot_id) else work.intent

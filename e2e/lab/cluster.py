@@ -77,6 +77,8 @@ class Cluster:
                 node.machine.create(node.spec)
                 node.machine.start(node.spec)
             for node in self.nodes:
+                node.wait()
+            for node in self.nodes:
                 self._adopt(node)
             for node in self.nodes:
                 self._wait_ready(node)

@@ -103,7 +103,11 @@ class Node:
     def power_on(self) -> None:
         """Switch it on again with the disks that are plugged; returns when it runs commands (Ready comes later)."""
         self.machine.start(self.spec)
-        self.agent.wait(seconds=BOOT_SECONDS, alive=self.machine.alive)
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it runs commands."""
+        self.machine.wait(self.spec, seconds=BOOT_SECONDS)
 
     def kill_process(self, namespace: str, pod: str, container: str) -> None:
         """SIGKILL to the first process of a pod's container on this node; the kubelet starts it anew."""

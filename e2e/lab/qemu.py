@@ -15,11 +15,15 @@ from pathlib import Path
 
 from lab import accel, packages, processes, qmp
 from lab.agent import GUEST_PORT, Agent
-from lab.command import run
+from lab.command import run, tail
 from lab.errors import LabError
 from lab.ports import free_ports
+from lab.progress import say
 
 MONITOR = "monitor.sock"
+BROKEN_BOOT = "Oops: int3"
+"""Linux patches its code under a breakpoint, which QEMU lets a second processor meet after it was taken away."""
+
 UNNEEDED = ("kvm", "kvm_amd", "kvm_intel", "ccp", "iTCO_wdt", "intel_pmc_bxt", "i2c_i801", "lpc_ich", "ahci", "libahci")
 
 
@@ -110,6 +114,24 @@ class Machine:
             if time.monotonic() > deadline:
                 raise LabError(f"QEMU has no monitor after 20 s for {self.name}", log=process.log)
             time.sleep(0.02)
+
+    def wait(self, spec: Spec, *, seconds: float) -> None:
+        """Until it runs commands. LabError with QEMU's and its console's last words when it does not.
+
+        A boot that the emulator broke is begun once more (docs/decisions/0010-the-lab.md).
+        """
+        for again in (True, False):
+            try:
+                self.agent.wait(seconds=seconds, alive=self.alive)
+                return
+            except LabError as error:
+                console = tail(self.console)
+                if not again or self.alive() or BROKEN_BOOT not in self.console.read_text(errors="replace"):
+                    said = f"{tail(self.log)}\nlast words of its console:\n{console}"
+                    raise LabError(f"{error}\nQEMU's own words:\n{said}") from error
+            say(f"  {self.name} is started once more: the emulator broke its boot ({BROKEN_BOOT})")
+            self.power_off()
+            self.start(spec)
 
     def monitor(self, *, seconds: float = 10) -> AbstractContextManager[qmp.Monitor]:
         """A conversation with QEMU."""

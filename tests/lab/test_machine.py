@@ -58,6 +58,53 @@ def test_the_guest_is_reached_over_the_loopback_only(machine: Machine, spec: Spe
     assert "socket,id=lan,mcast=230.1.2.3:99,localaddr=127.0.0.1" in machine._argv(spec)
 
 
+class Booting(Machine):
+    """One whose boots end as it is told."""
+
+    def __init__(self, folder: Path, *consoles: str) -> None:
+        super().__init__(folder, "n1", Agent("n1", 7701, "t"))
+        self.consoles, self.started = [*consoles], 0
+        self.log.write_text("")
+
+    def start(self, spec: Spec) -> None:
+        self.started += 1
+        self.console.write_text(self.consoles.pop(0))
+
+    def alive(self) -> bool:
+        return self.console.read_text() == "login:"
+
+    def power_off(self) -> None:
+        """It has ended."""
+
+
+@pytest.mark.parametrize(
+    ("consoles", "error"),
+    [
+        pytest.param(("login:",), "", id="it-boots"),
+        pytest.param(("Oops: int3: 0000 [#1]", "login:"), "", id="broken-by-the-emulator"),
+        pytest.param(("Oops: int3: 0000 [#1]", "Oops: int3: 0000 [#2]"), r"\[#2\]", id="twice"),
+        pytest.param(("BUG: ours",), "BUG: ours", id="broken-by-anything-else"),
+    ],
+)
+def test_a_boot_that_the_emulator_broke_is_begun_once_more(
+    tmp_path: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch, consoles: tuple[str, ...], error: str
+) -> None:
+    machine = Booting(tmp_path, *consoles)
+
+    def answers(_: Agent, *, seconds: float, alive: Callable[[], bool]) -> None:
+        if not alive():
+            raise LabError("it has ended")
+
+    monkeypatch.setattr(Agent, "wait", answers)
+    machine.start(spec)
+    if error:
+        with pytest.raises(LabError, match=error):
+            machine.wait(spec, seconds=1)
+    else:
+        machine.wait(spec, seconds=1)
+    assert machine.started == len(consoles)
+
+
 def test_a_comma_in_a_path_is_not_an_option(machine: Machine, spec: Spec) -> None:
     odd = Spec("x", spec.boot, spec.root, Path("/a,b/seed.tar"), "/init")
     assert any("file.filename=/a,,b/seed.tar," in word for word in machine._argv(odd))

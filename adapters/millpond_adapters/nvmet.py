@@ -8,7 +8,10 @@ disabling the namespace waits for what is in flight; then the folders.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import sys
 import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from millpond_adapters import sysfs
@@ -20,13 +23,15 @@ from millpond_core.observed import Export
 NSID = "1"
 _SETTLE_SECONDS = 5.0
 _CUT_SECONDS = 10.0
+_ESTABLISHED = "01"
 
 
 class NvmeTcpTarget:
-    """The port ``Nvmet``. ``system`` is the folder of sysfs."""
+    """The port ``Nvmet``. ``system`` and ``processes`` are the folders of sysfs and of procfs."""
 
-    def __init__(self, system: Path = Path("/sys")) -> None:
+    def __init__(self, system: Path = Path("/sys"), processes: Path = Path("/proc")) -> None:
         self._sys = system
+        self._proc = processes
         self._root = system / "kernel/config/nvmet"
         self._ports = asyncio.Lock()
 
@@ -36,6 +41,12 @@ class NvmeTcpTarget:
             if nqn.startswith(names.NQN_PREFIX):
                 found[nqn] = self._look(nqn)
         return found
+
+    async def connected(self, port: int) -> Sequence[str]:
+        # The kernel does not say which hosts a subsystem has; the sockets do. The target closes one whose host is
+        # silent for longer than its keep-alive time.
+        tables = (sysfs.peek(self._proc / "net" / name) for name in ("tcp", "tcp6"))
+        return sorted({peer for table in tables for peer in peers(table, port)})
 
     async def export(
         self,
@@ -199,6 +210,19 @@ class NvmeTcpTarget:
             if isinstance(told, NotFound) or (used and unless_used):
                 return
             raise told from error
+
+
+def peers(table: str, port: int) -> Iterator[str]:
+    """Addresses at the other end of established connections to a local port, from ``/proc/net/tcp`` or ``tcp6``
+    (Documentation/networking/proc_net_tcp.rst: words of 32 bits in the machine's own order, in hexadecimal digits).
+    """
+    for line in table.splitlines()[1:]:
+        _, local, remote, state, *_ = line.split()
+        if state == _ESTABLISHED and int(local.rpartition(":")[2], 16) == port:
+            digits = remote.rpartition(":")[0]
+            words = (int(digits[at : at + 8], 16) for at in range(0, len(digits), 8))
+            address = ipaddress.ip_address(b"".join(word.to_bytes(4, sys.byteorder) for word in words))
+            yield str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def _same(seen: Export, wanted: Export) -> bool:

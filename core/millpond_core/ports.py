@@ -219,6 +219,12 @@ class Nvmet(Protocol):
         """Our subsystems by NQN."""
         ...
 
+    async def connected(self, port: int) -> Sequence[str]:
+        """IP addresses with a connection to what is exported at a TCP port, sorted; one that is silent goes within
+        the keep-alive time.
+        """
+        ...
+
     async def export(
         self,
         nqn: str,

@@ -67,6 +67,7 @@ class StateManager:
         self._tasks: list[asyncio.Task[None]] = []
         self._end_watch: Callable[[], None] = lambda: None
         self._restarting_until: str | None = None
+        self._connected: list[str] = []
         self._scanned = float("-inf")
 
     # --- life ---
@@ -191,6 +192,7 @@ class StateManager:
             addresses=[self._config.address],
             host_nqn=self.volumes.host_nqn,
             host_id=self.volumes.host_id,
+            connected=self._connected,
             boot_id=self._boot_id,
             kernel=self._config.kernel,
             features=dict(self._config.features),
@@ -292,6 +294,7 @@ class StateManager:
             return None
         if key == _DISKS:
             await self.devices.refresh()
+            self._connected = [*await self._ports.nvmet.connected(names.NVME_PORT)]
             self._report()
         elif self.devices.ready and self.volumes.volumes:
             await self.volumes.poll()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,27 @@ async def test_what_is_exported_otherwise_is_not_changed_under_a_host(
 ) -> None:
     with pytest.raises(Conflict, match="take that back first"):
         await target.export(NQN, device, namespace_uuid="u", serial="s", host_nqn=host, address="10.0.0.1", port=4420)
+
+
+TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1144 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 19 1
+   1: 0200A8C0:1144 0300A8C0:B5A4 01 00000000:00000000 00:00000000 00000000     0        0 20 1
+   2: 0200A8C0:1144 0300A8C0:B5A6 01 00000000:00000000 00:00000000 00000000     0        0 21 1
+   3: 0200A8C0:1144 0400A8C0:B5A8 06 00000000:00000000 00:00000000 00000000     0        0 22 1
+   4: 0200A8C0:B5A4 0500A8C0:1144 01 00000000:00000000 00:00000000 00000000     0        0 23 1
+   5: 0200A8C0:0016 0600A8C0:C5A4 01 00000000:00000000 00:00000000 00000000     0        0 24 1
+"""
+TCP6 = """  sl  local_address                         remote_address                        st tx_queue rx_queue tr
+   0: 000080FE000000000000000002000000:1144 000080FE000000000000000007000000:B5A4 01 00000000:00000000 00:0
+   1: 0000000000000000FFFF00000200A8C0:1144 0000000000000000FFFF00000800A8C0:B5A4 01 00000000:00000000 00:0
+"""
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the tables above are a little-endian machine's")
+async def test_who_is_connected_is_read_from_the_established_sockets_of_our_port(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "tcp").write_text(TCP)
+    (tmp_path / "net" / "tcp6").write_text(TCP6)
+    target = NvmeTcpTarget(processes=tmp_path)
+    assert await target.connected(4420) == ["192.168.0.3", "192.168.0.8", "fe80::7"]
+    assert await NvmeTcpTarget(processes=tmp_path / "without-ipv6").connected(4420) == []

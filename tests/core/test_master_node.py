@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from master_world import NODES, NOW, STALE, lost, mapped, meta, report, world
 
@@ -9,7 +11,7 @@ from millpond_core.instants import seconds_stamp, stamp
 from millpond_core.master import node, planner
 from millpond_core.master.node import Heartbeat, Kubelet
 from millpond_core.master.steps import Act, Apply
-from millpond_core.master.world import Object
+from millpond_core.master.world import Health, Object
 from millpond_core.model import Condition, StorageNode
 from millpond_core.model.storagenode import Maintenance, StorageNodeSpec, StorageNodeStatus
 from millpond_core.model.virtualvolume import (
@@ -128,6 +130,37 @@ def test_each_case_is_named(
     told = {one["type"]: (one["status"], one["reason"]) for one in decision.step.status["conditions"]}
     assert told["NodeFailed"] == ("True" if state == "Failed" else "False", reason)
     assert [(one.reason, one.warning) for one in decision.notices] == [(reason, True)]
+
+
+def connected(at: str, *hosts: str, **status: Any) -> StorageNode:
+    """A node that exports to these addresses; its own is its name."""
+    return StorageNode(
+        metadata=meta(at),
+        status=StorageNodeStatus(boot_id=f"boot-{at}", addresses=[at], connected=[*hosts], **status),
+    )
+
+
+def test_a_node_that_another_one_has_a_connection_of_runs_and_is_cut_off_from_the_api_server() -> None:
+    beats = {one: Heartbeat(21.0 if one == "n1" else 1.0, 20.0) for one in NODES}
+    kubelets = said_by({"n1": False})
+    alone = world(connected("n1"), connected("n2"))
+    assert node.judge(alone, beats, kubelets, NOW)["n1"].reason == "NodeGone"
+    there = world(connected("n1"), connected("n2", "n1", "n3"))
+    verdict = node.judge(there, beats, kubelets, NOW)["n1"]
+    assert (verdict.state, verdict.reason) == ("Failed", "CutOffFromApiServer")
+    assert "n2 is connected with it" in verdict.message
+    told = [
+        Condition(type=kind, status=status, reason=verdict.reason, last_transition_time=seconds_stamp(NOW))
+        for kind, status in (("NodeFailed", "True"), ("Ready", "False"))
+    ]
+    fenced = world(connected("n1", phase="Failed", conditions=told), connected("n2"))
+    assert node.judge(fenced, beats, kubelets, NOW + 9)["n1"].reason == verdict.reason, "the fence ended its connection"
+
+
+def test_the_connection_of_a_node_that_is_silent_itself_says_nothing() -> None:
+    beats = {one: Heartbeat(21.0 if one == "n1" else 1.0, 20.0) for one in NODES}
+    there = world(connected("n1"), connected("n2", "n1"), n2=Health("StateManagerDown", NOW))
+    assert node.judge(there, beats, said_by({"n1": False}), NOW)["n1"].reason == "NodeGone"
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_an_attach_node_cut_off_from_the_api_server_alone_is_fenced(suite: Suite
     with links_restored(suite):
         suite.field.link(lost, wan=False)
         wait_for(lambda: phase_of(suite, lost) == "Failed", f"{lost} is Failed", seconds=NAMED_SECONDS, every=1)
-        assert case_of(suite, lost) == "NodeGone", "nobody else uses its legs: nobody speaks for it"
+        assert case_of(suite, lost) == "CutOffFromApiServer", "the other leg's node has a connection of it"
         wait_for(lambda: suite.volume.node() != lost, "the volume is taken from it", seconds=NAMED_SECONDS, every=1)
         assert suite.volume.see()["status"]["attachment"]["epoch"] > epoch
         other = next(node for node in suite.field.nodes if node != lost)

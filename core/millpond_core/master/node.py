@@ -12,6 +12,7 @@ What the witnesses say names the case:
 
     Lease    kubelet    its legs       case                       verdict
     stale    not Ready  not reached    NodeGone                   Failed (nobody speaks of the legs: the same)
+    stale    not Ready  -              CutOffFromApiServer        Failed: another node has a connection of it
     stale    not Ready  reached        CutOffFromApiServer        Failed
     stale    Ready      not reached    CutOffFromStorageNetwork   Failed
     renewed  -          not reached    CutOffFromStorageNetwork   Ready: it confirms and reports, its legs are replaced
@@ -89,11 +90,14 @@ def judge(
             verdicts[name] = _reporting(world, name, heard, now)
             continue
         kubelet, silence = ready.get(name), _silence(beat)
-        case = _case(kubelets.get(name), kubelet, _reached_at_all(world, name))
+        reached = _reached_at_all(world, name)
+        case = _case(kubelets.get(name), kubelet, reached, connected=_connected(world, name))
         # Its legs are replaced one by one, and with them goes who missed it: the verdict stands until it is heard of.
+        # So does what it is called: fencing it is what ends its connections.
         if name in standing:
             before = _case_before(node), "it has not been heard of since"
-            case = before if name in unsure else case or before
+            fenced = reached is None and before[0] == "CutOffFromApiServer"
+            case = before if name in unsure or fenced else case or before
         elif many:
             case = None
         if case is not None:
@@ -218,11 +222,13 @@ def _ready(world: World, name: str, kubelet: Kubelet) -> bool:
     return kubelet.ready and (kubelet.renews is not False or _reached_at_all(world, name) is True)
 
 
-def _case(kubelet: Kubelet | None, ready: bool | None, reached: bool | None) -> tuple[str, str] | None:
+def _case(
+    kubelet: Kubelet | None, ready: bool | None, reached: bool | None, *, connected: str
+) -> tuple[str, str] | None:
     """Which case it is and who says so beside the Lease; None: no one does."""
-    if ready is False and reached:
-        why = "its kubelet is not Ready, but its legs are reached: it runs, cut off from the API server"
-        return "CutOffFromApiServer", why
+    if ready is False and (reached or connected):
+        seen = "its legs are reached" if reached else f"{connected} is connected with it"
+        return "CutOffFromApiServer", f"its kubelet is not Ready, but {seen}: it runs, cut off from the API server"
     if ready is False:
         said = "its kubelet is silent too" if kubelet and kubelet.ready else "its kubelet is not Ready"
         also = " and no attach node reaches its legs" if reached is False else ""
@@ -254,6 +260,13 @@ def _reached_at_all(world: World, node: str) -> bool | None:
     """Whether any attach node reaches any of the node's legs; None: no one says."""
     told = [answer for answer in _answers(world, node, _reached) if answer is not None]
     return any(told) if told else None
+
+
+def _connected(world: World, node: str) -> str:
+    """A node that reports and exports something to which this one is connected right now; empty: there is none."""
+    mine = {*world.nodes[node].status.addresses}
+    there = ((name, {*other.status.connected}) for name, other in sorted(world.nodes.items()) if name != node)
+    return next((name for name, hosts in there if hosts & mine and world.state_of(name).state == "Ready"), "")
 
 
 def _answers(world: World, node: str, ask: Callable[[VirtualVolume, Leg], bool | None]) -> Iterator[bool | None]:

@@ -108,6 +108,10 @@ class StorageNodeStatus(Wire, frozen=True, kw_only=True):
     addresses: Annotated[list[str], Meta(description="IP addresses on which legs are exported.")] = []
     host_nqn: Annotated[str, Meta(description="NVMe qualified name under which this node connects.")] = ""
     host_id: Annotated[str, Meta(description="NVMe host identifier (UUID) that belongs to hostNqn.")] = ""
+    connected: Annotated[
+        list[str],
+        Meta(description="IP addresses that are connected to what is exported here: a witness that those nodes run."),
+    ] = []
     boot_id: Annotated[str, Meta(description="The kernel's boot id: a new one means that caches were lost.")] = ""
     kernel: Annotated[str, Meta(description="Kernel release.")] = ""
     features: Annotated[dict[str, str], Meta(description="Kernel features probed: name to 'yes' or why not.")] = {}

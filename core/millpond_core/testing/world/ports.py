@@ -393,6 +393,11 @@ class MemoryNvmet(_Port):
             for nqn, s in self.machine.subsystems.items()
         }
 
+    async def connected(self, port: int) -> Sequence[str]:
+        here = f"{self.machine.address}:{port}"
+        others = (m for m in self.world.machines.values() if m.on and self.world.linked(m, self.machine))
+        return sorted({m.address for m in others if any(c.address == here for c in m.connections.values())})
+
     async def export(
         self,
         nqn: str,

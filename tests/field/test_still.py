@@ -9,9 +9,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from demo.install import API_VERSION
 from demo.reality import look
-from faults.field import Object
+from faults.by_hand import BOUND_SECONDS, by_hand
 from faults.suite import Suite
 from lab.api import wait_for
 from millpond_core import names, quiesce
@@ -22,7 +21,6 @@ pytestmark = pytest.mark.timeout(1200)
 DEADLINE_SECONDS = 12
 BEYOND_SECONDS = LEAK_SECONDS + 1
 """A node cut off for longer would be taken for failed soon."""
-BOUND_SECONDS = 180.0
 
 
 def kernels(suite: Suite) -> dict[str, object]:
@@ -89,22 +87,14 @@ def leaks(suite: Suite) -> list[int]:
     return [node["status"].get("leakedHolds", 0) for node in suite.field.items("storagenodes")]
 
 
-@contextmanager
-def by_hand(suite: Suite, name: str) -> Iterator[Callable[[], Object]]:
-    """A hold that a person asks for; gives what looks at its status."""
-    field = suite.field
-    spec = {"scope": {"volumes": [suite.volume.name]}, "holdIo": True, "deadlineSeconds": DEADLINE_SECONDS}
-    field.cluster.apply({"apiVersion": API_VERSION, "kind": "Quiescence", "metadata": {"name": name}, "spec": spec})
-    yield lambda: field.get("quiescences", name).get("status", {})
-    field.delete("quiescences", name)
-
-
 @pytest.mark.parametrize("gone", [*((what,) for what in GONE), (*GONE,)], ids=", ".join)
 def test_a_hold_ends_at_its_deadline_whoever_is_gone(suite: Suite, gone: tuple[str, ...]) -> None:
     volume = suite.volume
     attach = volume.node()
-    with by_hand(suite, "by-hand") as status:
-        wait_for(lambda: bool(status().get("acknowledgements")), f"{attach} holds", seconds=BOUND_SECONDS, every=0.1)
+    with by_hand(volume, "by-hand", seconds=DEADLINE_SECONDS) as asked:
+        wait_for(
+            lambda: bool(asked.status().get("acknowledgements")), f"{attach} holds", seconds=BOUND_SECONDS, every=0.1
+        )
         with without(suite, attach, *gone):
             held = volume.ledger.count
             time.sleep(2)
@@ -114,8 +104,8 @@ def test_a_hold_ends_at_its_deadline_whoever_is_gone(suite: Suite, gone: tuple[s
             else:
                 volume.writes(seconds=BOUND_SECONDS, more=1)
                 assert not look(suite.field, attach)["dm"][names.front(volume.uuid)]["suspended"]
-        wait_for(lambda: status().get("phase") in quiesce.OVER, "the quiescence is over", seconds=BOUND_SECONDS)
-        assert status()["phase"] == "Expired"
+        wait_for(lambda: asked.phase() in quiesce.OVER, "the quiescence is over", seconds=BOUND_SECONDS)
+        assert asked.phase() == "Expired"
     suite.make_whole()
     assert suite.look() == []
     assert leaks(suite) == [0, 0, 0]
@@ -124,13 +114,11 @@ def test_a_hold_ends_at_its_deadline_whoever_is_gone(suite: Suite, gone: tuple[s
 def test_nothing_stays_held_when_everyone_goes_while_it_begins(suite: Suite) -> None:
     volume = suite.volume
     attach = volume.node()
-    with by_hand(suite, "begins") as status:
-        wait_for(
-            lambda: status().get("phase", "Pending") != "Pending", "it has begun", seconds=BOUND_SECONDS, every=0.05
-        )
+    with by_hand(volume, "begins", seconds=DEADLINE_SECONDS) as asked:
+        wait_for(lambda: asked.phase() != "Pending", "it has begun", seconds=BOUND_SECONDS, every=0.05)
         with without(suite, attach, *GONE):
             time.sleep(DEADLINE_SECONDS + BEYOND_SECONDS)
-        wait_for(lambda: status().get("phase") in quiesce.OVER, "the quiescence is over", seconds=BOUND_SECONDS)
+        wait_for(lambda: asked.phase() in quiesce.OVER, "the quiescence is over", seconds=BOUND_SECONDS)
     suite.make_whole()
     assert suite.look() == []
     assert leaks(suite) == [0, 0, 0]

@@ -1,0 +1,131 @@
+"""What people ask for while other things happen: a failure, another quiescence, a rebuild that is half done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from faults.by_hand import BOUND_SECONDS, by_hand
+from faults.phases import PHASES, rebuilt
+from faults.suite import Suite
+from faults.volume import GRACE_SECONDS
+from lab.api import wait_for
+from lab.progress import say
+from millpond_core.units import MIB, SECTOR
+
+pytestmark = pytest.mark.timeout(1200)
+
+LONG_SECONDS = 300
+STILL_SECONDS = 20.0
+"""Longer than it may take until progress is reported."""
+REGION_BYTES = MIB
+"""What may be copied twice: a chunk of the bitmap."""
+
+
+@contextmanager
+def repaired(suite: Suite) -> Iterator[None]:
+    """Whatever becomes of the test, every disk is plugged in and rebuilds are as fast as they can be."""
+    try:
+        yield
+    finally:
+        suite.field.plug_all()
+        suite.volume.set_grace(GRACE_SECONDS)
+        suite.field.merge("virtualvolumes", suite.volume.name, {"spec": {"rebuild": {"maxRate": 0}}})
+
+
+def heals(suite: Suite) -> None:
+    suite.make_whole()
+    assert suite.look() == []
+
+
+def waiting(suite: Suite, behind: str) -> list[str]:
+    """Messages of quiescences that wait for another one."""
+    found = [q["status"].get("message", "") for q in suite.field.items("quiescences")]
+    return [message for message in found if message.startswith(f"waits for {behind},")]
+
+
+def test_a_leg_that_fails_during_a_persons_hold_is_replaced_when_that_is_over(suite: Suite) -> None:
+    volume = suite.volume
+    generation = volume.see()["status"]["mapping"]["generation"]
+    lost = next(leg for leg in volume.legs("InSync") if leg["node"] != volume.node())
+    with repaired(suite):
+        volume.set_grace(0)
+        with by_hand(volume, "held", seconds=LONG_SECONDS) as held:
+            held.becomes("Quiesced")
+            count = volume.ledger.count
+            suite.field.unplug(lost["node"], lost["extents"][0]["device"])
+            wait_for(lambda: bool(waiting(suite, "held")), "the failure waits for its turn", seconds=BOUND_SECONDS)
+            assert volume.ledger.count == count, "a write was acknowledged while everything was to be still"
+            assert held.phase() == "Quiesced", "what a person asked for is not taken from him"
+            assert volume.see()["status"]["mapping"]["generation"] == generation
+            held.release()
+            volume.writes(seconds=BOUND_SECONDS)
+            wait_for(
+                lambda: volume.see()["status"]["mapping"]["generation"] > generation,
+                "a spare takes the place of the lost leg",
+                seconds=BOUND_SECONDS,
+            )
+    heals(suite)
+
+
+def test_of_two_that_overlap_the_second_waits_and_says_for_whom(suite: Suite) -> None:
+    volume = suite.volume
+    with by_hand(volume, "first", seconds=LONG_SECONDS) as first:
+        first.becomes("Quiesced")
+        with by_hand(volume, "second", seconds=LONG_SECONDS) as second:
+            wait_for(lambda: bool(second.status().get("message")), "it says something", seconds=BOUND_SECONDS)
+            time.sleep(3)
+            assert second.status()["message"] == "waits for first, with a volume in common"
+            assert second.phase() == "Pending"
+            count = volume.ledger.count
+            first.release()
+            second.becomes("Quiesced")
+            time.sleep(1)
+            count = volume.ledger.count
+            time.sleep(3)
+            assert volume.ledger.count == count
+            second.release()
+    volume.writes(seconds=BOUND_SECONDS)
+    heals(suite)
+
+
+def test_a_rebuild_halts_half_way_while_writes_go_on_and_goes_on_from_there(suite: Suite) -> None:
+    volume = suite.volume
+    half = next(phase for phase in PHASES if phase.name == "rebuild at 50 %")
+    with repaired(suite):
+        half.begin(volume, "")
+        with by_hand(volume, "halts", hold=False, seconds=LONG_SECONDS) as halts:
+            halts.becomes("Quiesced")
+            [word] = halts.status()["acknowledgements"]
+            [halted] = word["halted"]
+            checkpoint = int(halted.rpartition("@")[2]) * SECTOR
+            volume.writes(seconds=BOUND_SECONDS)
+            time.sleep(STILL_SECONDS)
+            stood = rebuilt(volume.see()["status"])
+            assert 0.5 <= stood < 1.0
+            time.sleep(STILL_SECONDS)
+            assert rebuilt(volume.see()["status"]) == stood, "something is copied while it is to stand still"
+            halts.release()
+        begun = wait_for_more(suite, stood)
+        say(f"   halted at {checkpoint >> 10} KiB, {stood:.1%}; {begun:.1%} are said next")
+        assert abs(checkpoint - stood * volume.bytes) <= REGION_BYTES
+    heals(suite)
+
+
+def wait_for_more(suite: Suite, than: float) -> float:
+    """The first part beyond ``than`` that is reported as rebuilt; what is begun anew reports less at once."""
+    seen: list[float] = []
+
+    def more() -> bool:
+        now = rebuilt(suite.volume.see()["status"])
+        whole = len(suite.volume.legs("InSync")) == 2
+        seen.append(1.0 if whole else now)
+        least = than - REGION_BYTES / suite.volume.bytes
+        assert whole or now < 0 or now >= least, f"begun anew: {now:.1%} instead of {than:.1%}"
+        return seen[-1] > than
+
+    wait_for(more, "the rebuild goes on", seconds=BOUND_SECONDS, every=0.25)
+    return seen[-1]

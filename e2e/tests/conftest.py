@@ -31,6 +31,8 @@ ORDER = (
     "test_vdb",
     "test_restarts",
     "test_maintenance",
+    "test_rolling",
+    "test_shutdown",
     "test_failover",
 )
 DELETE_SECONDS = 600.0

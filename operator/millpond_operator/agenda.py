@@ -1,4 +1,8 @@
-"""Which objects are to be looked at, and when: each stands here once, at the earliest time that anyone asked for."""
+"""Which objects are to be looked at, and when: each stands here once, at the earliest time that anyone asked for.
+
+Quiescences and nodes go before all that is due as well: everyone stands still until the last acknowledgement is seen,
+and what a hundred volumes have to say of their holds can wait for that.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,9 @@ import heapq
 from typing import NamedTuple
 
 from millpond_core.master.world import Object
+from millpond_core.model import Quiescence, StorageNode
+
+URGENT: tuple[type[Object], ...] = (Quiescence, StorageNode)
 
 
 class Key(NamedTuple):
@@ -27,7 +34,8 @@ class Agenda:
 
     def __init__(self) -> None:
         self._due: dict[Key, float] = {}
-        self._heap: list[tuple[float, int, Key]] = []
+        self._urgent: list[tuple[float, int, Key]] = []
+        self._others: list[tuple[float, int, Key]] = []
         self._count = 0
         self._added = asyncio.Event()
 
@@ -41,7 +49,7 @@ class Agenda:
             return
         self._due[key] = at
         self._count += 1
-        heapq.heappush(self._heap, (at, self._count, key))
+        heapq.heappush(self._urgent if key.kind in URGENT else self._others, (at, self._count, key))
         self._added.set()
 
     def drop(self, key: Key) -> None:
@@ -50,17 +58,19 @@ class Agenda:
 
     def pop(self, now: float) -> Key | None:
         """The next object that is due; None: none is."""
-        self._clean()
-        if not self._heap or self._heap[0][0] > now:
-            return None
-        _, _, key = heapq.heappop(self._heap)
-        del self._due[key]
-        return key
+        for heap in (self._urgent, self._others):
+            self._clean(heap)
+            if heap and heap[0][0] <= now:
+                _, _, key = heapq.heappop(heap)
+                del self._due[key]
+                return key
+        return None
 
     def next_at(self) -> float | None:
         """When the next object is due."""
-        self._clean()
-        return self._heap[0][0] if self._heap else None
+        for heap in (self._urgent, self._others):
+            self._clean(heap)
+        return min((heap[0][0] for heap in (self._urgent, self._others) if heap), default=None)
 
     async def changed(self, timeout: float) -> None:
         """Return when something was added, or after ``timeout`` seconds."""
@@ -73,8 +83,9 @@ class Agenda:
     def clear(self) -> None:
         """Forget everything."""
         self._due.clear()
-        self._heap.clear()
+        self._urgent.clear()
+        self._others.clear()
 
-    def _clean(self) -> None:
-        while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
+    def _clean(self, heap: list[tuple[float, int, Key]]) -> None:
+        while heap and self._due.get(heap[0][2]) != heap[0][0]:
+            heapq.heappop(heap)

@@ -15,7 +15,7 @@ from scripted import FakeClock
 
 from millpond_core import names
 from millpond_core.errors import Unavailable
-from millpond_core.model import StorageNode, VirtualVolume
+from millpond_core.model import Quiescence, StorageNode, VirtualVolume
 from millpond_core.model.virtualvolume import PathReport
 from millpond_core.testing.kube import MemoryKube
 from millpond_operator import leader as election
@@ -38,6 +38,17 @@ async def test_the_agenda_has_each_object_once_at_the_earliest_time() -> None:
     agenda.add(A, 1)
     agenda.drop(A)
     assert agenda.pop(20) is None
+
+
+def test_quiescences_and_nodes_go_before_what_is_due_as_well_but_not_before_their_time() -> None:
+    agenda = Agenda()
+    volume, still, node = Key(VirtualVolume, "v1"), Key(Quiescence, "q1"), Key(StorageNode, "n1")
+    for key, at in ((volume, 1.0), (still, 3.0), (node, 2.0)):
+        agenda.add(key, at)
+    assert agenda.next_at() == 1.0
+    assert agenda.pop(1.0) == volume
+    agenda.add(volume, 1.5)
+    assert [agenda.pop(3.0), agenda.pop(3.0), agenda.pop(3.0), agenda.pop(3.0)] == [node, still, volume, None]
 
 
 async def test_the_agenda_wakes_who_waits() -> None:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab import accel, packages, processes, qmp
+from lab import accel, counter, packages, processes, qmp
 from lab.agent import GUEST_PORT, Agent
 from lab.command import run, tail
 from lab.errors import LabError
@@ -195,6 +195,8 @@ class Machine:
         # One counter serves all of TCG's cores. Unless told so the kernel distrusts it, and each look at the clock, of
         # which Go and Python take many, becomes an exit to an emulated HPET behind QEMU's one big lock.
         words += " tsc=reliable"
+        if (khz := counter.khz()) and accel.flags() == accel.TCG:
+            words += f" tsc_early_khz={khz}"
         argv = ["qemu-system-x86_64", "-name", spec.name, "-nodefaults", "-no-reboot", "-display", "none"]
         argv += ["-machine", "q35", *accel.flags(), "-smp", str(spec.cpus), "-m", str(spec.mib)]
         argv += ["-kernel", str(spec.boot / "vmlinuz"), "-initrd", str(spec.boot / "initrd")]

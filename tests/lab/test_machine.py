@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import socket
 import tarfile
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lab import kernels, nodeimage, oci, qmp, seed
+from lab import accel, counter, kernels, nodeimage, oci, qmp, seed
 from lab.agent import Agent
 from lab.errors import LabError
 from lab.node import Node
@@ -41,6 +42,30 @@ def test_each_disk_has_a_port_of_its_own_and_can_be_pulled(machine: Machine, spe
         "pcie-root-port,id=port-disk2,chassis=2,slot=2",
         "driver=nvme,id=disk2,bus=port-disk2,drive=disk2-data,serial=n1-disk2",
     ]
+
+
+def test_an_emulated_guest_is_told_how_fast_its_clock_counts(
+    machine: Machine, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counter, "khz", lambda: 2596130)
+    accel.flags.cache_clear()
+    assert " tsc_early_khz=2596130 " in " ".join(machine._argv(spec))
+    monkeypatch.setattr(counter, "khz", lambda: 0)
+    assert "tsc_early_khz" not in " ".join(machine._argv(spec)), "it has to find out by itself"
+    monkeypatch.setenv("MILLPOND_ACCEL", "kvm")
+    monkeypatch.setattr(counter, "khz", lambda: 2596130)
+    accel.flags.cache_clear()
+    assert "tsc_early_khz" not in " ".join(machine._argv(spec)), "KVM may scale it"
+    accel.flags.cache_clear()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the counter is x86's")
+def test_the_counter_is_measured_to_a_thousandth_at_least() -> None:
+    counter.khz.cache_clear()
+    first = counter.khz()
+    counter.khz.cache_clear()
+    assert first > 100_000
+    assert abs(counter.khz() - first) < first / 1000
 
 
 def test_a_pulled_disk_stays_pulled_when_the_power_comes_back(machine: Machine, spec: Spec) -> None:

@@ -6,6 +6,7 @@ very code, and is caught by the shortest history that shows why the rule is ther
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sizes import ALONE, CRASH, FAR, LAST, LOSE, MOVE, REPLACE, RETURN, SIZES, S
 from state import Size
 from world import Model
 
+ROOT = Path(__file__).parents[2]
 MINUTES = 60
 MEANT = {
     LOSE: (
@@ -71,7 +73,19 @@ def test_without_a_rule_something_is_lost(mutation: Mutation, monkeypatch: pytes
         assert shown in history, f"caught for another reason: {shown!r} is not in\n{history}"
 
 
-def test_each_mutation_stands_beside_its_rule() -> None:
-    """In ``docs/safety.md``: rule, where it is kept, what must be caught."""
-    told = (Path(__file__).parents[2] / "docs" / "safety.md").read_text()
+def test_each_mutation_and_the_tests_stand_beside_their_rule() -> None:
+    """In ``docs/safety.md``: rule, where it is kept, what must be caught; and which test would fail without it."""
+    told = (ROOT / "docs" / "safety.md").read_text()
     assert [mutation.name for mutation in MUTATIONS if mutation.name not in told] == []
+    rules = re.findall(r"^\| \*\*(\d)\.", told, re.MULTILINE)
+    rows = dict(re.findall(r"^\| \*\*(\d)\*\* \|(.*)\|$", told, re.MULTILINE))
+    assert rules == list(rows) == [*"12345678"]
+    named = {rule: re.findall(r"`([\w/]+\.py)::(\w+)`", row) for rule, row in rows.items()}
+    assert [rule for rule, tests in named.items() if not tests] == []
+    assert [test for tests in named.values() for test in tests if not there(*test)] == []
+
+
+def there(file: str, function: str) -> bool:
+    """Whether a test of this name is in the file."""
+    path = ROOT / file
+    return path.is_file() and re.search(rf"^(async )?def {function}\(", path.read_text(), re.MULTILINE) is not None

@@ -23,7 +23,7 @@ demo: generate-stubs ## The main job on a real cluster: a disk is pulled, nothin
 
 ##@ Test
 .PHONY: test test-unit test-model model test-api test-kernel test-faults test-conformance e2e faults lint
-test: generate-stubs ## Everything: lint, unit, model, API, kernel 6.1 and 6.12, faults, conformance, e2e; JUnit files in build/
+test: generate-stubs ## What must pass: all tiers, of faults, conformance and e2e a selection; JUnit files in build/
 	@$(TIERS) all
 
 test-unit: generate-stubs ## Unit and property tests (two minutes)
@@ -41,17 +41,18 @@ test-api: generate-stubs ## Real etcd and kube-apiserver: CRDs, CEL, ownership, 
 test-kernel: generate-stubs ## Real dm, md, nvmet and NVMe/TCP in a guest, on 6.1 and 6.12
 	@$(TIERS) kernel
 
-test-faults: generate-stubs ## A short selection of the fault suite, and nodes that are cut off
+test-faults: generate-stubs ## A short selection of the fault suite, nodes that are cut off, holds, comparisons
 	@$(TIERS) faults
 
-test-conformance: generate-stubs ## csi-sanity against the installed driver
+test-conformance: generate-stubs ## csi-sanity against the driver: with doubles beneath it, and installed on a cluster
 	@$(TIERS) conformance
 
-e2e: generate-stubs ## The main job and its faults on a three-node cluster
+e2e: generate-stubs ## Every test on a three-node cluster, failover, restarts and upgrade included (KERNEL=)
 	@$(TIERS) e2e
 
-faults: generate-stubs ## Faults drawn from a seed, on real kernels (KERNEL=, SEED=1, COUNT=20)
-	@$(PY) -m faults --kernel $(KERNEL) --seed $(or $(SEED),1) --count $(or $(COUNT),20)
+faults: generate-stubs ## Faults drawn from a seed, on real kernels (KERNEL=, SEED=1, COUNT=20, FIRST=, LIST=1; or CASE=)
+	@$(PY) -m faults --kernel $(KERNEL) --seed $(or $(SEED),1) --count $(or $(COUNT),20) \
+		$(if $(FIRST),--first $(FIRST)) $(if $(LIST),--list) $(if $(CASE),--case $(CASE))
 
 lint: generate-stubs ## ruff, mypy --strict, import contracts, drift of generated files
 	@$(TIERS) lint

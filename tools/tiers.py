@@ -108,9 +108,8 @@ def tiers(release: str) -> dict[str, list[Run]]:
         ],
         "e2e": [pytest("e2e", "e2e/tests", minutes=60, env=cluster)],
         "conformance": [pytest("conformance", "tests/conformance", minutes=60, env=cluster, needs=SANITY)],
-        # What `make test` runs of these two. Volumes of every kind, a returning disk, the kill rounds and csi-sanity on
-        # the cluster are `make e2e` and `make test-conformance`: they join once they have passed, whole, on a quiet
-        # machine.
+        # What `make test` runs of these two. The rest of e2e/tests and csi-sanity on the cluster are `make e2e` and
+        # `make test-conformance`: they join once they have passed, whole, on a quiet machine.
         "cluster": [
             pytest("e2e", *E2E, minutes=45, env=cluster),
             pytest("conformance", *CONFORMANCE, minutes=20, needs=SANITY),

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -85,9 +86,7 @@ class Field:
     def _begin(self) -> None:
         self.cluster = Cluster(self.plane.kubeconfig, components.ensure("kubectl"))
         self.api = self.plane.api
-        self.cluster.kubectl("apply", "-f", str(paths.REPOSITORY / "crds"))
-        self.cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
-        self.cluster.kubectl("create", "namespace", NAMESPACE)
+        self._make_objects()
         server = f"https://{HOST_FROM_GUESTS}:{self.plane.port}"
         folder = self.plane.folder
         admin = Identity(folder / "admin.crt", folder / "admin.key")
@@ -103,8 +102,6 @@ class Field:
                 number=number,
                 files={"etc/kubernetes/kubeconfig": kubeconfig},
             )
-            self.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
-            self._ready(name, "True")
         with step(f"Booting {len(NAMES)} storage nodes with kernel {self.kernel}", usually=60):
             for guest in self.nodes.values():
                 guest.create()
@@ -118,6 +115,15 @@ class Field:
                 self.start(name)
             self.cluster.apply(*(device(node, f"{node}-{disk}") for node in NAMES for disk in DISKS))
             wait_for(self._all_online, "every disk is taken in", seconds=300, every=1)
+
+    def _make_objects(self) -> None:
+        """What a new cluster has before any node's state manager speaks."""
+        self.cluster.kubectl("apply", "-f", str(paths.REPOSITORY / "crds"))
+        self.cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        self.cluster.kubectl("create", "namespace", NAMESPACE)
+        for name in NAMES:
+            self.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+            self._ready(name, "True")
 
     def _all_online(self) -> bool:
         found = self.items("storagedevices")
@@ -252,6 +258,15 @@ class Field:
         with self._operators:
             if name in self.operators:
                 self.operators.pop(name).end(grace=0)
+
+    def change_etcd(self, change: Callable[[Path], object], *, empty: bool = False) -> None:
+        """Let ``change`` have etcd's folder while neither it nor the API server runs; the operator does not run
+        afterwards either. ``empty``: nothing is left in it, and the cluster is a new one.
+        """
+        self.end_operator()
+        self.plane.restart(change)
+        if empty:
+            self._make_objects()
 
     def signal_process(self, name: str, number: signal.Signals) -> None:
         """A signal to a process of the control plane: ``etcd``, ``kube-apiserver``, ``operator``."""

@@ -106,13 +106,18 @@ class Volume:
             placement={"preferredNode": "n1"},
             onFailure={"gracePeriodSeconds": grace, "holdSeconds": hold},
         )
+        field.cluster.apply(wanted)
+        self.make_persistent()
+
+    def make_persistent(self) -> None:
+        """The PersistentVolume that stands for it."""
         known: Object = {
-            "capacity": {"storage": f"{mib}Mi"},
+            "capacity": {"storage": f"{self.bytes // MIB}Mi"},
             "accessModes": ["ReadWriteOnce"],
-            "csi": {"driver": names.DRIVER, "volumeHandle": name},
+            "csi": {"driver": names.DRIVER, "volumeHandle": self.name},
         }
-        persistent: Object = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": known}
-        field.cluster.apply(wanted, persistent)
+        meta = {"name": self.name}
+        self.field.cluster.apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": meta, "spec": known})
 
     # --- what the record says ---
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,15 @@ class ControlPlane:
             if self.controllers:
                 self._start_controllers(programs)
 
+    def restart(self, change: Callable[[Path], object]) -> None:
+        """Stop etcd and the API server, let ``change`` have etcd's folder, and start both again where they were.
+
+        What else runs below this folder ends with them, and stays so.
+        """
+        self._end()
+        change(self._at("etcd"))
+        self._run_api(components.ensure_all(["etcd", "kube-apiserver"]))
+
     def stop(self) -> None:
         """End the processes; a private control plane's folder goes too."""
         self._end()
@@ -121,6 +131,11 @@ class ControlPlane:
             identity = pki.Identity(self._at(f"{name}.crt"), self._at(f"{name}.key"))
             self.authority.kubeconfig(name, identity, f"https://127.0.0.1:{ports.api}")
         shutil.rmtree(self._at("etcd"), ignore_errors=True)
+        self._ports = ports
+        self._run_api(programs)
+
+    def _run_api(self, programs: Mapping[str, Path]) -> None:
+        ports = self._ports
         etcd = f"http://127.0.0.1:{ports.etcd}"
         peer = f"http://127.0.0.1:{ports.peer}"
         self._daemon(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from millpond_core import names
 from millpond_core.errors import MillpondError
@@ -24,6 +25,10 @@ SUSPECT_SECONDS = 5.0
 
 KUBELETS = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 """A kubelet renews its own four times in the time for which it is good (``nodeLeaseDurationSeconds``, 40 s)."""
+
+
+class Restored(Exception):
+    """The database is older than it was."""
 
 
 class _Seen(NamedTuple):
@@ -47,9 +52,13 @@ class Heartbeats:
         self._seen: dict[str, _Seen] = {}
         self._kubelets: dict[str, _Seen] = {}
         self._looked_at: float | None = None
+        self._version = ""
 
     async def run(self) -> None:
-        """Look every few seconds, for ever. While the API server is silent nobody else is blamed for silence."""
+        """Look every few seconds, for ever. While the API server is silent nobody else is blamed for silence.
+
+        Raises Restored: watches that wait for a version to come would say nothing until it has come.
+        """
         while True:
             try:
                 await self.look()
@@ -60,7 +69,9 @@ class Heartbeats:
 
     async def look(self) -> None:
         """One look at all Leases, and a verdict."""
-        leases = await self._read(self._leases)
+        answer = await self._kube.raw("GET", self._leases)
+        self._stays(answer.get("metadata", {}).get("resourceVersion", ""))
+        leases = _by_name(answer)
         now = self._clock.boottime()
         # Time in which we did not see (an outage, a machine that slept) is nobody's silence.
         passed = 0.0 if self._looked_at is None else min(now - self._looked_at, 3 * EVERY_SECONDS)
@@ -70,16 +81,22 @@ class Heartbeats:
         heartbeats = {name: Heartbeat(seen.silent, seen.duration, seen.moved) for name, seen in self._seen.items()}
         there = any(map(failed, nodes.values()))
         suspect = there or any(beat.silent_seconds > SUSPECT_SECONDS for beat in heartbeats.values())
-        leases = await self._read(KUBELETS) if suspect else {}
+        leases = _by_name(await self._kube.raw("GET", KUBELETS)) if suspect else {}
         self._kubelets = {name: _beat(self._kubelets.get(name), lease, passed) for name, lease in leases.items()}
         silent = there or any(beat.silent_seconds > beat.duration_seconds for beat in heartbeats.values())
         kubelets = await self._witnesses() if silent else {}
         self._master.judge(judge(self._master.world, heartbeats, kubelets, self._clock.now()))
 
-    async def _read(self, path: str) -> dict[str, dict[str, object]]:
-        """The Leases of a namespace by their names."""
-        items = (await self._kube.raw("GET", path)).get("items", ())
-        return {lease["metadata"]["name"]: lease.get("spec", {}) for lease in items}
+    def _stays(self, version: str) -> None:
+        """Raises Restored when the database is older than it was at the last look. Versions of one kind are ordered
+        (KEP-5504).
+        """
+        known, self._version = self._version, version
+        if known.isdecimal() and version.isdecimal() and int(version) < int(known):
+            raise Restored(
+                f"the database is older than it was (version {version} after {known}): it was restored from a backup, "
+                "or made anew; what is known of it is worth nothing, this operator ends and begins again"
+            )
 
     async def _witnesses(self) -> dict[str, Kubelet]:
         """Each Kubernetes Node's kubelet."""
@@ -91,6 +108,11 @@ class Heartbeats:
                 name = node["metadata"]["name"]
                 found[name] = Kubelet(said[0].get("status") == "True", _renews(self._kubelets.get(name)))
         return found
+
+
+def _by_name(answer: Mapping[str, Any]) -> dict[str, dict[str, object]]:
+    """The Leases of a list by their names."""
+    return {lease["metadata"]["name"]: lease.get("spec", {}) for lease in answer.get("items", ())}
 
 
 def _renews(seen: _Seen | None) -> bool | None:

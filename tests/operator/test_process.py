@@ -20,7 +20,9 @@ from millpond_core.model.virtualvolume import PathReport
 from millpond_core.testing.kube import MemoryKube
 from millpond_operator import leader as election
 from millpond_operator.agenda import Agenda, Key
+from millpond_operator.heartbeats import Heartbeats, Restored
 from millpond_operator.leader import Leader
+from millpond_operator.master import Master
 from millpond_operator.serve import Health, text
 
 A, B = Key(VirtualVolume, "a"), Key(VirtualVolume, "b")
@@ -58,6 +60,18 @@ async def test_the_agenda_wakes_who_waits() -> None:
     agenda.add(A, 0)
     await asyncio.wait_for(waiting, 1.0)
     await agenda.changed(0.01)
+
+
+async def test_an_operator_ends_when_the_database_is_older_than_it_was() -> None:
+    """Its watches would wait for versions that are still to come, and what it knows is of another time."""
+    kube, clock = MemoryKube(), FakeClock()
+    hearts = Heartbeats(kube, clock, Master(kube, clock), "millpond-system")
+    for lease in ("a", "b", "c"):
+        await kube.renew_lease(lease, "one", 10)
+        await hearts.look()
+    kube._store._version -= 2
+    with pytest.raises(Restored, match="restored from a backup"):
+        await hearts.look()
 
 
 class Candidate:

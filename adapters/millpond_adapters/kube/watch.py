@@ -12,9 +12,9 @@ from typing import Generic
 import msgspec
 
 from millpond_adapters.kube import answers
-from millpond_adapters.kube.objects import Codec, head, page, watch_event
+from millpond_adapters.kube.objects import Codec, Page, head, page, watch_event
 from millpond_adapters.kube.transport import RETRY_FIRST, RETRY_MOST, Transport
-from millpond_core.errors import Invalid, MillpondError
+from millpond_core.errors import Invalid, MillpondError, NotFound
 from millpond_core.ports import Kind
 
 log = logging.getLogger(__name__)
@@ -34,15 +34,19 @@ async def listed(transport: Transport, codec: Codec[Kind], query: Mapping[str, s
     items: list[msgspec.Raw] = []
     more = {"limit": str(PAGE)}
     while True:
-        body = await transport.request("GET", codec.collection, query={**query, **more}, repeatable=True)
-        try:
-            part = page(body)
-        except msgspec.MsgspecError as error:
-            raise Invalid(f"GET {codec.collection}: the answer is no list: {error}") from error
+        part = await _page(transport, codec, {**query, **more})
         items += part.items
         if not part.metadata.continued:
             return items, part.metadata.resource_version
         more["continue"] = part.metadata.continued
+
+
+async def _page(transport: Transport, codec: Codec[Kind], query: Mapping[str, str]) -> Page:
+    body = await transport.request("GET", codec.collection, query=query, repeatable=True)
+    try:
+        return page(body)
+    except msgspec.MsgspecError as error:
+        raise Invalid(f"GET {codec.collection}: the answer is no list: {error}") from error
 
 
 class Watch(Generic[Kind]):
@@ -61,7 +65,7 @@ class Watch(Generic[Kind]):
         delay = RETRY_FIRST
         while True:
             try:
-                if not self._version:
+                if not self._version or await self._is_older():
                     async for event in self._list():
                         yield event
                 async for event in self._follow():
@@ -72,10 +76,23 @@ class Watch(Generic[Kind]):
             except answers.Gone:
                 log.info("%s: too old to go on, listing again", self._codec.collection)
                 self._version = ""
+            except NotFound as error:
+                log.warning("%s: the kind itself is gone, all of it is listed again once it is back", error)
+                self._version = ""
             except MillpondError as error:
                 log.warning("%s; trying again in %.1f s", error, delay)
             await asyncio.sleep(delay * random.uniform(1, 1.5))  # noqa: S311 (spreads retries, keeps no secret)
             delay = min(delay * 2, RETRY_MOST)
+
+    async def _is_older(self) -> bool:
+        """Whether the database is older than what was seen of it: restored from a backup, or made anew. A watch from a
+        version that is still to come would be silent until it has come. Versions of one kind are ordered (KEP-5504).
+        """
+        now = (await _page(self._transport, self._codec, {"limit": "1"})).metadata.resource_version
+        older = now.isdecimal() and self._version.isdecimal() and int(now) < int(self._version)
+        if older:
+            log.warning("%s: the database is older than it was, listing again", self._codec.collection)
+        return older
 
     async def _list(self) -> AsyncIterator[tuple[str, Kind]]:
         items, version = await listed(self._transport, self._codec, self._query)

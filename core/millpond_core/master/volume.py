@@ -328,6 +328,8 @@ def _hindered(world: World, volume: VirtualVolume, now: float) -> Wait | None:
     for q in world.quiescences.values():
         waiting = q.status.phase == "Pending" and name in q.spec.scope.volumes and not _manual(q)
         running = q.status.phase in quiesce.RUNNING and name in q.status.volumes
+        if running and _manual(q):
+            return Wait("QuiescedByHand", f"nothing is changed before quiescence {q.metadata.name} is over")
         if waiting or running:
             return Wait("Quiescing", f"quiescence {q.metadata.name} is under way")
     if node and world.state_of(node).state != "Ready":

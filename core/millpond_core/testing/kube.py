@@ -200,7 +200,8 @@ class MemoryKube:
             case "GET":
                 query = {name: values[-1] for name, values in parse_qs(split.query).items()}
                 found = self._store.items(key.group_version, key.plural, key.namespace)
-                return {"items": [one for one in found if _selected_raw(one, query)]}
+                chosen = [one for one in found if _selected_raw(one, query)]
+                return {"metadata": {"resourceVersion": self._store.version()}, "items": chosen}
             case "POST":
                 return self._write(self._store.create, key._replace(name=body["metadata"]["name"]), body)
             case "PUT":

@@ -48,6 +48,10 @@ class Store:
         self.feeds: list[deque[Change]] = []
         """Each watcher's own queue of changes."""
 
+    def version(self) -> str:
+        """Resource version of the latest change."""
+        return str(self._version)
+
     def get(self, key: Key) -> Document:
         """A copy. NotFound when there is none."""
         if key not in self._objects:

@@ -10,6 +10,7 @@ from typing import Any
 
 from millpond_cli import planned
 from millpond_cli.account import STATES, Outcome, Story
+from millpond_cli.follow import versions
 from millpond_cli.stillness import DONE, EXPIRED, Tell
 from millpond_core import names
 from millpond_core.errors import Invalid, MillpondError, NotFound
@@ -99,16 +100,14 @@ async def _changes(
 ) -> AsyncGenerator[tuple[str, StorageDevice | VirtualVolume], None]:
     """Of a device and the volumes on it; ends when there was none for ``patience`` seconds."""
     queue: asyncio.Queue[tuple[str, StorageDevice | VirtualVolume] | MillpondError] = asyncio.Queue()
-    mine, name = frozenset(volumes), device.metadata.name
+    mine = frozenset(volumes)
 
     async def watch_device() -> None:
-        there = False
-        async for event, obj in kube.watch(StorageDevice, fields=f"metadata.name={name}"):
-            if event == "SYNCED" and not there:
-                queue.put_nowait(("DELETED", device))  # it was gone before anyone looked
-            elif event != "SYNCED":
-                queue.put_nowait((event, obj))
-            there = True
+        last = device
+        async with aclosing(versions(kube, StorageDevice, device.metadata.name)) as seen:
+            async for last in seen:
+                queue.put_nowait(("MODIFIED", last))
+        queue.put_nowait(("DELETED", last))
 
     async def watch_volumes() -> None:
         async for event, obj in kube.watch(VirtualVolume):

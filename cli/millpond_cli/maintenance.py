@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
 import click
 
 from millpond_cli import terminal
+from millpond_cli.follow import versions
 from millpond_cli.shown import Format, formatted
 from millpond_core.errors import DeadlineExceeded, NotFound
 from millpond_core.instants import seconds_stamp
@@ -51,37 +52,28 @@ async def may_go(kube: Kube, node: StorageNode, patience: float, tell: Tell) -> 
     """Wait until a node may be taken away, for ``patience`` seconds; each new sentence is told. What the master says in
     the end, and the exit status. Raises NotFound, and DeadlineExceeded when the master says nothing.
     """
+    name = node.metadata.name
     said: Condition | None = None
     try:
-        async with asyncio.timeout(BEGIN_SECONDS) as limit, aclosing(_verdicts(kube, node)) as verdicts:
+        async with asyncio.timeout(BEGIN_SECONDS) as limit, aclosing(versions(kube, StorageNode, name)) as seen:
             begun = asyncio.get_running_loop().time()
-            async for verdict in verdicts:
+            async for now in seen:
+                verdict = find(now.status.conditions, READY)
+                if verdict is None or verdict.observed_generation < node.metadata.generation:
+                    continue  # said of another intent
                 limit.reschedule(begun + patience)
                 if verdict.status == "True" or verdict.reason in STAYS:
                     return verdict, DONE if verdict.status == "True" else NOT_POSSIBLE
                 if said is None or said.message != verdict.message:
                     tell(verdict.message)
                 said = verdict
+            raise NotFound(f"StorageNode {name} was deleted")
     except TimeoutError:
         pass
     if said is None:
-        silence = f"nothing is said of {node.metadata.name} in {BEGIN_SECONDS:.0f} s"
+        silence = f"nothing is said of {name} in {BEGIN_SECONDS:.0f} s"
         raise DeadlineExceeded(f"{silence}: does the operator run? The intent stands all the same")
     return said, TIME_UP
-
-
-async def _verdicts(kube: Kube, node: StorageNode) -> AsyncGenerator[Condition, None]:
-    """What the master says of the intent that stands, as often as it says something else."""
-    name, there = node.metadata.name, False
-    async for event, seen in kube.watch(StorageNode, fields=f"metadata.name={name}"):
-        if event == "DELETED" or (event == "SYNCED" and not there):
-            raise NotFound(f"StorageNode {name} was deleted")
-        if event == "SYNCED":
-            continue
-        there = True
-        verdict = find(seen.status.conditions, READY)
-        if verdict is not None and verdict.observed_generation >= node.metadata.generation:
-            yield verdict
 
 
 @click.command()

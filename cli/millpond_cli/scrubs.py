@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import click
 
 from millpond_cli import terminal
+from millpond_cli.follow import versions
 from millpond_cli.shown import Format, formatted
 from millpond_cli.stillness import Tell
 from millpond_core import names
@@ -63,18 +62,26 @@ def trusting(volume: VirtualVolume, keep: str) -> dict[str, Any]:
 
 
 async def follow(kube: Kube, volume: VirtualVolume, tell: Tell) -> Compared:
-    """Until the comparison that ``volume`` asks for has ended. Raises DeadlineExceeded when nothing is heard of it."""
+    """Until the comparison that ``volume`` asks for has ended. Raises NotFound when it is deleted, and DeadlineExceeded
+    when nothing is heard of it.
+    """
     asked = parse(volume.spec.scrub.requested_at) or 0.0
-    said = ""
-    async with aclosing(_versions(kube, volume)) as versions:
-        async for seen in versions:
-            last = seen.status.last_scrub
-            if last is not None and (parse(last.begun_at) or 0.0) >= asked:
-                return Compared(seen, DIFFER if last.places else EQUAL)
-            if seen.status.message not in ("", said):
-                said = seen.status.message
-                tell(f"{seen.metadata.name}: {said}")
-    raise NotFound(f"volume {volume.metadata.name} was deleted")
+    name, now, said = volume.metadata.name, volume, ""
+    try:
+        async with aclosing(versions(kube, VirtualVolume, name, lambda _: SILENCE_SECONDS)) as seen:
+            async for now in seen:
+                last = now.status.last_scrub
+                if last is not None and (parse(last.begun_at) or 0.0) >= asked:
+                    return Compared(now, DIFFER if last.places else EQUAL)
+                if now.status.message not in ("", said):
+                    said = now.status.message
+                    tell(f"{name}: {said}")
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"nothing was heard of volume {name} in {SILENCE_SECONDS:.0f} s, it is: "
+            f"{now.status.message or now.status.phase}. What was asked for stands, and begins when it can"
+        ) from None
+    raise NotFound(f"volume {name} was deleted")
 
 
 def found(volume: VirtualVolume) -> list[str]:
@@ -93,26 +100,6 @@ def found(volume: VirtualVolume) -> list[str]:
 def _comparable(volume: VirtualVolume) -> None:
     if volume.spec.layout.copies == 1:
         raise Invalid(f"{volume.metadata.name} has one copy: there is nothing to compare it with")
-
-
-async def _versions(kube: Kube, volume: VirtualVolume) -> AsyncGenerator[VirtualVolume, None]:
-    name = volume.metadata.name
-    yield volume
-    watch = kube.watch(VirtualVolume, fields=f"metadata.name={name}")
-    while True:
-        try:
-            async with asyncio.timeout(SILENCE_SECONDS):
-                event, seen = await anext(watch)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"nothing was heard of volume {name} in {SILENCE_SECONDS:.0f} s, it is: "
-                f"{volume.status.message or volume.status.phase}. What was asked for stands, and begins when it can"
-            ) from None
-        if event == "DELETED":
-            return
-        if event != "SYNCED":
-            volume = seen
-            yield seen
 
 
 @click.command()

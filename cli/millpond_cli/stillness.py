@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
+from millpond_cli.follow import versions
 from millpond_core import quiesce
 from millpond_core.errors import DeadlineExceeded, MillpondError, NotFound
 from millpond_core.model import Quiescence
@@ -82,38 +83,31 @@ async def _ask_to_release(kube: Kube, name: str, tell: Tell) -> None:
 
 
 async def _until(kube: Kube, made: Quiescence, enough: Callable[[Quiescence], bool], tell: Tell) -> Quiescence:
-    """The first version of ``made`` that is enough; each new sentence is told."""
-    said = ""
-    async with aclosing(_versions(kube, made)) as versions:
-        async for q in versions:
-            if (sentence := f"{q.status.phase or 'Pending'}: {q.status.message}") != said and q.status.message:
-                said = sentence
-                tell(sentence)
-            if enough(q):
-                return q
-    raise NotFound(f"quiescence {made.metadata.name} was deleted: everything goes on")
+    """The first version of ``made`` that is enough; each new sentence is told. Raises NotFound when it is deleted, and
+    DeadlineExceeded when nobody does anything about it.
+    """
+    if enough(made):
+        return made
+    name, said = made.metadata.name, ""
+    last: Quiescence | None = None
+    try:
+        async with aclosing(versions(kube, Quiescence, name, _patience)) as seen:
+            async for q in seen:
+                last = q
+                if (sentence := f"{q.status.phase or 'Pending'}: {q.status.message}") != said and q.status.message:
+                    said = sentence
+                    tell(sentence)
+                if enough(q):
+                    return q
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"nothing has become of quiescence {name} in {_patience(last):.0f} s: does the operator run?"
+        ) from None
+    raise NotFound(f"quiescence {name} was deleted: everything goes on")
 
 
-async def _versions(kube: Kube, made: Quiescence) -> AsyncGenerator[Quiescence, None]:
-    """As long as it is there. Raises DeadlineExceeded when nobody does anything about it."""
-    name = made.metadata.name
-    patience, there = BEGIN_SECONDS, False
-    yield made
-    watch = kube.watch(Quiescence, fields=f"metadata.name={name}")
-    while True:
-        try:
-            async with asyncio.timeout(patience):
-                event, q = await anext(watch)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"nothing has become of quiescence {name} in {patience:.0f} s: does the operator run?"
-            ) from None
-        if event == "DELETED" or (event == "SYNCED" and not there):
-            return
-        if event != "SYNCED":
-            there = True
-            patience = QUEUE_SECONDS if q.status.message else BEGIN_SECONDS
-            yield q
+def _patience(q: Quiescence | None) -> float:
+    return QUEUE_SECONDS if q is not None and q.status.message else BEGIN_SECONDS
 
 
 def _over(q: Quiescence) -> bool:

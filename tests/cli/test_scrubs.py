@@ -88,6 +88,14 @@ async def test_silence_is_not_waited_out_for_ever(kube: MemoryKube, monkeypatch:
         await scrubs.follow(kube, await asked(kube), lambda _: None)
 
 
+async def test_a_volume_that_was_deleted_before_it_is_followed_is_told_at_once(kube: MemoryKube) -> None:
+    made = await asked(kube)
+    await kube.delete(VirtualVolume, "v1")
+    async with asyncio.timeout(20):
+        with pytest.raises(NotFound, match="volume v1 was deleted"):
+            await scrubs.follow(kube, made, lambda _: None)
+
+
 def test_the_verdict_is_of_the_last_comparison_whatever_the_condition_still_says() -> None:
     """The master writes what was found first, and the condition with the rest of the status afterwards."""
     before = Condition(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncGenerator, Collection, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Collection, Coroutine
 from contextlib import aclosing
 from typing import Any
 
-from millpond_cli import planned
+from millpond_cli import claims, planned
 from millpond_cli.account import STATES, Outcome, Story
 from millpond_cli.follow import versions
 from millpond_cli.stillness import DONE, EXPIRED, Tell
@@ -33,16 +32,7 @@ async def look(kube: Kube) -> World:
 
 async def users(kube: Kube, plan: Plan) -> Plan:
     """The plan with the pods that have its claims; without them where one may not ask."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for namespace in sorted({move.claim.partition("/")[0] for move in plan.moves if move.claim}):
-        try:
-            pods = await kube.raw("GET", f"/api/v1/namespaces/{namespace}/pods")
-        except MillpondError:
-            continue
-        for pod in pods.get("items", ()):
-            for claim in _claims(pod):
-                found[f"{namespace}/{claim}"].append(f"{namespace}/{pod['metadata']['name']}")
-    return planned.with_pods(plan, found)
+    return planned.with_pods(plan, await claims.pods(kube, (move.claim for move in plan.moves)))
 
 
 async def ask(kube: Kube, deed: Deed, device: str) -> None:
@@ -155,11 +145,3 @@ async def _accept(kube: Kube, plan: Plan, accepted: Collection[str], tell: Tell)
     annotations = {names.ANNOTATION_ACCEPT_DATA_LOSS: uuid}
     await kube.merge(StorageDevice, plan.device, {"metadata": {"annotations": annotations}})
     return True
-
-
-def _claims(pod: dict[str, Any]) -> Iterator[str]:
-    for volume in pod.get("spec", {}).get("volumes") or ():
-        if claim := volume.get("persistentVolumeClaim"):
-            yield claim["claimName"]
-        elif "ephemeral" in volume:
-            yield f"{pod['metadata']['name']}-{volume['name']}"

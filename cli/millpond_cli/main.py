@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from millpond_cli import asked, devices, explain, report, stillness, vdb
+from millpond_cli import asked, devices, explain, report, stillness, trees, vdb
 from millpond_cli.adopt import adopt
 from millpond_cli.maintenance import maintain
 from millpond_cli.scrubs import scrub
@@ -26,33 +26,53 @@ from millpond_core.ports import Kube
 def cli(context: click.Context, kubeconfig: str) -> None:
     """What Millpond is doing, what it would do, and having it done.
 
-    Exit status: 0 done; 1 an error; 2 a wrong command line; 3 refused, aborted or different; 4 its time was up.
+    Exit status: 0 done; 1 an error; 2 a wrong command line; 3 refused, aborted, different or not as it should be; 4 its
+    time was up.
     """
     context.obj = kubeconfig
 
 
 @cli.command()
+@form_
 @click.pass_obj
-def status(kubeconfig: str) -> None:
-    """One verdict, and everything that is not as it should be."""
+def status(kubeconfig: str, form: Format) -> None:
+    """One verdict on the copies of all volumes, and everything that is not as it should be.
 
-    async def show(kube: Kube) -> None:
+    Exit status: 0 nothing is listed; 3 something is, be it work that people have asked for.
+
+    \b
+    kubectl millpond status
+    kubectl millpond status -o json | jq -r '.findings[] | [.kind, .name, .reason] | @tsv'
+    """
+
+    async def look(kube: Kube) -> int:
         nodes, devices = await kube.list(StorageNode), await kube.list(StorageDevice)
-        lines = report.status(nodes, devices, await kube.list(VirtualVolume), await kube.list(Quiescence))
-        answer("\n".join(lines))
+        found = report.status(nodes, devices, await kube.list(VirtualVolume), await kube.list(Quiescence))
+        answer(formatted(found, form) or "\n".join(found.lines()))
+        return found.status()
 
-    run(kubeconfig, show)
+    run(kubeconfig, look)
 
 
 @cli.command()
-@click.argument("device", default="")
+@click.argument("name", default="")
+@form_
 @click.pass_obj
-def tree(kubeconfig: str, device: str) -> None:
-    """Which claims lie on which device, or on DEVICE alone."""
+def tree(kubeconfig: str, name: str, form: Format) -> None:
+    """What lies on what. NAME is a device, a volume, or a claim as NAMESPACE/NAME; without it, all devices.
+
+    Of a device: the legs on it, their claims, and the pods that have these. Of a volume: its legs, their extents, and
+    the devices and nodes below.
+
+    \b
+    kubectl millpond tree
+    kubectl millpond tree n2-disk1
+    kubectl millpond tree shop/db-0 -o yaml
+    """
 
     async def show(kube: Kube) -> None:
-        lines = report.tree(await kube.list(StorageDevice), await kube.list(VirtualVolume), device)
-        answer("\n".join(lines))
+        found = await trees.grow(kube, name)
+        answer(formatted(found, form) or "\n".join(found.lines()))
 
     run(kubeconfig, show)
 

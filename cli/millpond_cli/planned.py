@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
+from millpond_cli.report import used_by
 from millpond_core.errors import Invalid, NotFound
 from millpond_core.instants import span
 from millpond_core.master.foresight import Move, Plan
@@ -83,8 +84,7 @@ def _effort(plan: Plan) -> str:
 
 def _move(move: Move) -> Iterator[str]:
     what = f"{format_bytes(move.bytes)} from leg {move.source}, about {span(move.seconds)}" if move.bytes else "no copy"
-    pods = f"; used by {', '.join(move.pods)}" if move.pods else ""
-    yield f"{title(move)}: {what}{pods}"
+    yield f"{title(move)}: {what}{used_by(move.pods)}"
     yield f"  {move.copies}/{move.wanted}  as it is"
     for step in move.steps:
         yield f"  {step.copies}/{move.wanted}  {predicate(step.what)}"

@@ -1,13 +1,62 @@
-"""Pure: the four kinds → lines for a person."""
+"""Pure: the four kinds → one verdict, and everything that is not as it should be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
-from millpond_core import names, quiesce, units
+from millpond_core import names, quiesce
 from millpond_core.master.conditions import find
 from millpond_core.master.maintenance import READY
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model.meta import Wire
+
+Verdict = Literal["OK", "Degraded", "Faulted"]
+About = Literal["Node", "Maintenance", "Device", "Volume", "Quiescence", "HeldIO"]
+
+HEADINGS: dict[About, str] = {
+    "Node": "node",
+    "Maintenance": "maintenance",
+    "Device": "device",
+    "Volume": "volume",
+    "Quiescence": "going still",
+    "HeldIO": "held I/O",
+}
+
+WELL, NOT_WELL = 0, 3
+"""Exit statuses."""
+
+
+class Finding(Wire, omit_defaults=False, frozen=True, kw_only=True):
+    """One thing that is not as it should be."""
+
+    about: About
+    kind: str
+    name: str
+    claim: str = ""
+    """Of a volume that serves one, as namespace/name."""
+    reason: str
+    """One CamelCase word: the phase, the intent of a maintenance, the reason of a quiescence, what holds I/O."""
+    message: str
+
+    def line(self) -> str:
+        return f"  {HEADINGS[self.about]:<12} {self.claim or self.name}: {self.message or self.reason}"
+
+
+class Report(Wire, omit_defaults=False, frozen=True, kw_only=True):
+    """What is true of the volumes' copies, and everything that is not as it should be."""
+
+    verdict: Verdict
+    message: str
+    findings: list[Finding]
+
+    def lines(self) -> list[str]:
+        """For a person: the verdict, then one line for each finding."""
+        return [f"{self.verdict.upper()}: {self.message}", *(finding.line() for finding in self.findings)]
+
+    def status(self) -> int:
+        """The exit status."""
+        return NOT_WELL if self.findings else WELL
 
 
 def status(
@@ -15,62 +64,33 @@ def status(
     devices: Sequence[StorageDevice],
     volumes: Sequence[VirtualVolume],
     quiescences: Sequence[Quiescence],
-) -> list[str]:
-    """One verdict, then one line for each thing that is not as it should be."""
-    going = [q for q in quiescences if q.status.phase not in quiesce.OVER]
-    lines = [
-        *_each("node", ((n.metadata.name, n.status.message) for n in nodes if n.status.phase not in ("", "Ready"))),
-        *_each("maintenance", _maintained(nodes)),
-        *_each("device", ((d.metadata.name, d.status.message) for d in devices if d.status.phase != "Online")),
-        *_each("volume", ((title(v), v.status.message) for v in volumes if v.status.phase != "Ready")),
-        *_each(
-            "going still",
-            ((q.metadata.name, _quiescence(q)) for q in going),
-        ),
-        *_each("held I/O", _held(volumes)),
+) -> Report:
+    """The whole of it."""
+    verdict, message = _verdict(volumes)
+    findings = [
+        *(_phase("Node", n) for n in nodes if n.status.phase not in ("", "Ready")),
+        *_maintained(nodes),
+        *(_phase("Device", d) for d in devices if d.status.phase != "Online"),
+        *(_phase("Volume", v, claim(v)) for v in volumes if v.status.phase != "Ready"),
+        *(_quiescence(q) for q in quiescences if q.status.phase not in quiesce.OVER),
+        *(finding for volume in volumes for finding in _held(volume)),
     ]
-    return [verdict(volumes), *lines]
+    return Report(verdict=verdict, message=message, findings=findings)
 
 
-def verdict(volumes: Sequence[VirtualVolume]) -> str:
-    """The first line: the worst that is true, in a few words."""
-    faulted = [title(v) for v in volumes if v.status.phase == "Faulted"]
-    if faulted:
-        return f"FAULTED: {len(faulted)} of {len(volumes)} volumes need help: {', '.join(faulted[:5])}"
-    degraded = [v for v in volumes if v.status.phase == "Degraded"]
-    if degraded:
-        alone = sum(1 for v in degraded if v.status.copies.startswith("1/"))
-        return f"DEGRADED: no data lost, {len(degraded)} of {len(volumes)} volumes short of copies, {alone} on one copy"
-    return f"OK: {len(volumes)} volumes, every copy in sync"
-
-
-def tree(devices: Sequence[StorageDevice], volumes: Sequence[VirtualVolume], only: str = "") -> list[str]:
-    """Device by device: which claims lie on it, and what the record says of that leg."""
-    lines: list[str] = []
-    for device in sorted(devices, key=lambda d: (d.spec.node_name, d.metadata.name)):
-        name = device.metadata.name
-        if only and only != name:
-            continue
-        free = device.status.free or "-"
-        lines.append(
-            f"{name}  on {device.spec.node_name}, {device.status.phase}, {free} free of {device.status.size or '?'}"
-        )
-        for volume in sorted(volumes, key=title):
-            lines.extend(f"  {line}" for line in _legs_on(name, volume))
-    return lines
+def claim(volume: VirtualVolume) -> str:
+    """The claim that it serves, as namespace/name; empty: none."""
+    return volume.metadata.annotations.get(names.ANNOTATION_CLAIM, "")
 
 
 def title(volume: VirtualVolume) -> str:
     """The claim as namespace/name where there is one, the volume's name else."""
-    return volume.metadata.annotations.get(names.ANNOTATION_CLAIM) or volume.metadata.name
+    return claim(volume) or volume.metadata.name
 
 
-def _legs_on(device: str, volume: VirtualVolume) -> Iterator[str]:
-    for leg in [*volume.status.mapping.legs, *volume.status.spares]:
-        length = sum(extent.length for extent in leg.extents if extent.device == device)
-        if length:
-            what = "being released" if leg.releasing else leg.state
-            yield f"{title(volume)}  leg {leg.id}, {units.format_bytes(length * units.UNIT_BYTES)}, {what}"
+def used_by(pods: Sequence[str] | None) -> str:
+    """The end of a line about what they have; empty: none, or nobody has asked."""
+    return f"; used by {', '.join(pods)}" if pods else ""
 
 
 def held(quiescence: Quiescence) -> str:
@@ -78,28 +98,59 @@ def held(quiescence: Quiescence) -> str:
     return "reads and writes wait" if quiescence.spec.hold_io else "reads and writes go on"
 
 
-def _quiescence(quiescence: Quiescence) -> str:
-    status = quiescence.status
-    return f"{quiescence.spec.reason}, {status.phase}, {status.acks} acknowledged, {held(quiescence)}"
+def _verdict(volumes: Sequence[VirtualVolume]) -> tuple[Verdict, str]:
+    """The worst that is true, in a few words."""
+    faulted = [title(v) for v in volumes if v.status.phase == "Faulted"]
+    if faulted:
+        return "Faulted", f"{len(faulted)} of {len(volumes)} volumes need help: {', '.join(faulted[:5])}"
+    degraded = [v for v in volumes if v.status.phase == "Degraded"]
+    if degraded:
+        alone = sum(1 for v in degraded if v.status.copies.startswith("1/"))
+        short = f"{len(degraded)} of {len(volumes)} volumes short of copies"
+        return "Degraded", f"no data lost, {short}, {alone} on one copy"
+    return "OK", f"{len(volumes)} volumes, every copy in sync"
 
 
-def _maintained(nodes: Sequence[StorageNode]) -> Iterator[tuple[str, str]]:
+def _phase(about: About, obj: StorageNode | StorageDevice | VirtualVolume, claim: str = "") -> Finding:
+    return Finding(
+        about=about,
+        kind=type(obj).__name__,
+        name=obj.metadata.name,
+        claim=claim,
+        reason=obj.status.phase,
+        message=obj.status.message,
+    )
+
+
+def _maintained(nodes: Sequence[StorageNode]) -> Iterator[Finding]:
     for node in nodes:
         if (intent := node.intent()) != "None":
             said = find(node.status.conditions, READY)
-            yield node.metadata.name, f"{intent}; {said.message if said else 'not looked at yet'}"
+            yield Finding(
+                about="Maintenance",
+                kind="StorageNode",
+                name=node.metadata.name,
+                reason=intent,
+                message=f"{intent}; {said.message if said else 'not looked at yet'}",
+            )
 
 
-def _held(volumes: Sequence[VirtualVolume]) -> Iterator[tuple[str, str]]:
-    for volume in volumes:
-        for node in volume.status.nodes:
-            for path in node.paths:
-                if path.holding_since:
-                    yield title(volume), f"on {node.node}, leg {path.id}, since {path.holding_since}"
-            if node.front == "Suspended":
-                yield title(volume), f"on {node.node}: the front is suspended"
+def _quiescence(q: Quiescence) -> Finding:
+    reason, status = q.spec.reason, q.status
+    message = f"{reason}, {status.phase}, {status.acks} acknowledged, {held(q)}"
+    return Finding(about="Quiescence", kind="Quiescence", name=q.metadata.name, reason=reason, message=message)
 
 
-def _each(heading: str, rows: Iterator[tuple[str, str]]) -> Iterator[str]:
-    for name, text in rows:
-        yield f"  {heading:<12} {name}: {text}".rstrip(": ")
+def _held(volume: VirtualVolume) -> Iterator[Finding]:
+    def finding(reason: str, message: str) -> Finding:
+        name = volume.metadata.name
+        return Finding(
+            about="HeldIO", kind="VirtualVolume", name=name, claim=claim(volume), reason=reason, message=message
+        )
+
+    for node in volume.status.nodes:
+        for path in node.paths:
+            if path.holding_since:
+                yield finding("LegHolds", f"on {node.node}, leg {path.id}, since {path.holding_since}")
+        if node.front == "Suspended":
+            yield finding("FrontSuspended", f"on {node.node}: the front is suspended")

@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from millpond_cli import terminal
+from millpond_cli.claims import find
 from millpond_cli.follow import versions
 from millpond_cli.shown import Format, formatted
 from millpond_cli.stillness import Tell
-from millpond_core import names
 from millpond_core.errors import DeadlineExceeded, Invalid, NotFound
 from millpond_core.instants import parse, stamp
 from millpond_core.master.scrub import told
@@ -33,16 +33,6 @@ class Compared:
 
     volume: VirtualVolume
     status: int
-
-
-async def find(kube: Kube, name: str) -> VirtualVolume:
-    """By its own name or its claim's, as namespace/name. Raises NotFound."""
-    if "/" not in name:
-        return await kube.get(VirtualVolume, name)
-    for volume in await kube.list(VirtualVolume):
-        if volume.metadata.annotations.get(names.ANNOTATION_CLAIM) == name:
-            return volume
-    raise NotFound(f"no volume serves claim {name}: `kubectl millpond tree` lists them")
 
 
 def request(volume: VirtualVolume, now: float) -> dict[str, Any]:

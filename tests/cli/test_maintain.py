@@ -118,7 +118,7 @@ def test_a_node_that_is_worked_on_is_shown() -> None:
     node = asyncio.run(kube.get(StorageNode, "n2"))
     assert "  maintenance: Reboot until 2027-01-15T08:00:00Z" in explain.explain(node)
     assert f"  MaintenanceReady False (Rebuilding) since 2026-11-22T14:00:00Z: {REBUILDING[2]}" in explain.explain(node)
-    assert f"  maintenance  n2: Reboot; {REBUILDING[2]}" in report.status([node], [], [], [])
+    assert f"  maintenance  n2: Reboot; {REBUILDING[2]}" in report.status([node], [], [], []).lines()
 
 
 def maintain(*said: str) -> Result:

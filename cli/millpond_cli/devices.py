@@ -62,7 +62,12 @@ def _acts(command: Command) -> Command:
 
 @click.group("plan")
 def plan_() -> None:
-    """What an act would do: steps, bytes, time, copies at each step, what is at risk and what is in the way."""
+    """What an act would do: steps, bytes, time, copies at each step, what is at risk and what is in the way.
+
+    \b
+    kubectl millpond plan drain n2-disk1
+    kubectl millpond plan replace n2-disk1 --with n2-disk3 -o yaml
+    """
 
 
 def _plans(deed: Deed) -> Command:
@@ -81,9 +86,14 @@ def _plans(deed: Deed) -> Command:
     return command
 
 
-plan_.command("drain", help="What `drain DEVICE` would do.")(_plans("Drain"))
-plan_.command("retire", help="What `retire DEVICE` would do.")(_plans("Retire"))
-plan_.command("replace", help="What `replace DEVICE` would do.")(_with(_plans("Replace")))
+def _help(act: str, options: str) -> str:
+    example = f"kubectl millpond plan {act} n2-disk1 {options}"
+    return f"What `{act} DEVICE` would do; nothing is done.\n\n\b\n{example}"
+
+
+plan_.command("drain", help=_help("drain", "--rate 40Mi"))(_plans("Drain"))
+plan_.command("retire", help=_help("retire", "-o json"))(_plans("Retire"))
+plan_.command("replace", help=_help("replace", "--with n2-disk3"))(_with(_plans("Replace")))
 
 
 @click.command()
@@ -92,6 +102,10 @@ def drain(kubeconfig: str, /, **wanted: Any) -> None:
     """Move all legs off DEVICE; the disk stays, and `undrain` takes it into service again.
 
     A leg is given up only once another copy is in sync. Exit status 4: what is left waits for what the plan names.
+
+    \b
+    kubectl millpond drain n2-disk1
+    kubectl millpond drain n2-disk1 --no-wait
     """
     _act(kubeconfig, "Drain", **wanted)
 
@@ -99,7 +113,13 @@ def drain(kubeconfig: str, /, **wanted: Any) -> None:
 @click.command()
 @_acts
 def retire(kubeconfig: str, /, **wanted: Any) -> None:
-    """Move all legs off DEVICE, which is to hold none any more."""
+    """Move all legs off DEVICE, which is to hold none any more.
+
+    A leg is given up only once another copy is in sync. Exit status 4: what is left waits for what the plan names.
+
+    \b
+    kubectl millpond retire n2-disk1
+    """
     _act(kubeconfig, "Retire", **wanted)
 
 
@@ -122,7 +142,11 @@ def replace(kubeconfig: str, /, **wanted: Any) -> None:
 @_device
 @click.pass_obj
 def undrain(kubeconfig: str, device: str) -> None:
-    """Take DEVICE, drained, retired or on its way there, into service again."""
+    """Take DEVICE, drained, retired or on its way there, into service again.
+
+    \b
+    kubectl millpond undrain n2-disk1
+    """
 
     async def undo(kube: Kube) -> None:
         answer(await emptying.undo(kube, device))

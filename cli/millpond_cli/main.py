@@ -138,7 +138,14 @@ def quiesce(kubeconfig: str, /, command: tuple[str, ...], form: Format, **wanted
 @form_
 @click.pass_obj
 def release(kubeconfig: str, names: tuple[str, ...], form: Format) -> None:
-    """End quiescences; returns when everything goes on."""
+    """End quiescences; returns when everything goes on.
+
+    Exit status: 0 all are over; 3 one had been aborted; 4 one had expired.
+
+    \b
+    kubectl millpond release backup
+    kubectl millpond release backup copy
+    """
 
     async def let_go(kube: Kube) -> int:
         outcomes: list[Outcome] = [await stillness.release(kube, name, told) for name in names]

@@ -42,7 +42,12 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group("vdb")
 def commands() -> None:
-    """The virtualization database: objects in etcd, labels on the disks."""
+    """The virtualization database: objects in etcd, labels on the disks.
+
+    \b
+    kubectl millpond vdb check
+    kubectl millpond vdb import --yes
+    """
 
 
 @commands.command("check")
@@ -53,6 +58,10 @@ def check_(kubeconfig: str, namespace: str, files: tuple[str, ...], form: Format
     """Compare objects, labels and kernels; name every difference, and what to do.
 
     Exit status: 0 they agree; 1 an error; 3 they differ.
+
+    \b
+    kubectl millpond vdb check
+    kubectl millpond vdb check --from n1.json --from n2.json -o json
     """
 
     async def compare(kube: Kube) -> int:
@@ -88,6 +97,10 @@ def import_(
 
     What is there and not older than the labels stays as it is. Exit status: 0 done, or nothing to do; 1 an error; 3
     something is refused.
+
+    \b
+    kubectl millpond vdb import
+    kubectl millpond vdb import --yes --without-missing pvc-4f1c
     """
     choices = Choices(from_clusters=frozenset(clusters), without=frozenset(without))
 

@@ -6,8 +6,10 @@ import asyncio
 import json
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import click
 import msgspec
 import pytest
 import yaml
@@ -208,8 +210,18 @@ def test_an_object_for_a_program_is_as_on_the_wire() -> None:
     assert formatted(q, "text") == ""
 
 
-@pytest.mark.parametrize("command", sorted(main.cli.commands))
-def test_help_has_examples_or_says_it_all_and_a_wrong_command_line_is_2(command: str) -> None:
+def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    """The words that name each command, subcommands too."""
+    for name, command in sorted(group.commands.items()):
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+
+
+@pytest.mark.parametrize("command", [*commands(main.cli)], ids=" ".join)
+def test_help_has_examples_each_on_a_line_and_a_wrong_command_line_is_2(command: tuple[str, ...]) -> None:
     runner = CliRunner()
-    assert runner.invoke(main.cli, [command, "--help"]).exit_code == 0
-    assert runner.invoke(main.cli, [command, "--nonsense"]).exit_code == 2
+    shown = runner.invoke(main.cli, [*command, "--help"])
+    assert shown.exit_code == 0
+    assert re.search(rf"^  kubectl millpond {' '.join(command)}\b", shown.output, re.MULTILINE)
+    assert runner.invoke(main.cli, [*command, "--nonsense"]).exit_code == 2

@@ -44,6 +44,12 @@ def heals(suite: Suite) -> None:
     assert suite.look() == []
 
 
+def waiting(suite: Suite, behind: str) -> list[str]:
+    """Names of the quiescences that wait for another one."""
+    found = suite.field.items("quiescences")
+    return [q["metadata"]["name"] for q in found if q["status"].get("message", "").startswith(f"waits for {behind},")]
+
+
 def test_a_leg_that_fails_during_a_persons_hold_is_replaced_when_that_is_over(suite: Suite) -> None:
     volume = suite.volume
     generation = volume.see()["status"]["mapping"]["generation"]
@@ -55,8 +61,7 @@ def test_a_leg_that_fails_during_a_persons_hold_is_replaced_when_that_is_over(su
             count = volume.ledger.count
             suite.field.unplug(lost["node"], lost["extents"][0]["device"])
             wait_for(lambda: bool(volume.see()["status"]["spares"]), "a spare is made", seconds=BOUND_SECONDS)
-            waits = "nothing is changed before quiescence held is over"
-            wait_for(lambda: waits in volume.see()["status"]["message"], "it says so", seconds=BOUND_SECONDS)
+            wait_for(lambda: bool(waiting(suite, "held")), "its quiescence waits", seconds=BOUND_SECONDS)
             assert volume.ledger.count == count, "a write was acknowledged while everything was to be still"
             assert held.phase() == "Quiesced", "what a person asked for is not taken from him"
             assert volume.see()["status"]["mapping"]["generation"] == generation

@@ -326,11 +326,10 @@ def _hindered(world: World, volume: VirtualVolume, now: float) -> Wait | None:
     """Why no quiescence may be made for a volume now: one is under way or waits, or its attach node is silent."""
     name, node = volume.metadata.name, volume.status.attachment.node
     for q in world.quiescences.values():
-        waiting = q.status.phase == "Pending" and name in q.spec.scope.volumes and not _manual(q)
-        running = q.status.phase in quiesce.RUNNING and name in q.status.volumes
-        if running and _manual(q):
-            return Wait("QuiescedByHand", f"nothing is changed before quiescence {q.metadata.name} is over")
-        if waiting or running:
+        if _manual(q):
+            continue  # ours waits for its end, before any that people make later
+        waiting = q.status.phase == "Pending" and name in q.spec.scope.volumes
+        if waiting or (q.status.phase in quiesce.RUNNING and name in q.status.volumes):
             return Wait("Quiescing", f"quiescence {q.metadata.name} is under way")
     if node and world.state_of(node).state != "Ready":
         health = world.state_of(node)

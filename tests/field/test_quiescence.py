@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from faults.by_hand import BOUND_SECONDS, by_hand
-from faults.phases import rebuilt, short_of
+from faults.field import Object
+from faults.phases import short_of
 from faults.suite import Suite
 from faults.volume import GRACE_SECONDS
 from lab.api import wait_for
@@ -112,28 +113,34 @@ def test_a_rebuild_halts_half_way_while_writes_go_on_and_goes_on_from_there(suit
             checkpoint = int(halted.rpartition("@")[2]) * SECTOR
             volume.writes(seconds=BOUND_SECONDS)
             time.sleep(STILL_SECONDS)
-            stood = rebuilt(volume.see()["status"])
-            assert 0.4 <= stood < 0.9
+            stood = progress(suite)
+            assert 0.4 * stood["totalBytes"] <= stood["doneBytes"] < 0.9 * stood["totalBytes"]
             time.sleep(STILL_SECONDS)
-            assert rebuilt(volume.see()["status"]) == stood, "something is copied while it is to stand still"
+            assert progress(suite) == stood, "something is copied while it is to stand still"
             halts.release()
-        begun = wait_for_more(suite, stood)
-        say(f"   halted at {checkpoint >> 10} KiB, {stood:.1%}; {begun:.1%} are said next")
-        assert abs(checkpoint - stood * volume.bytes) <= REGION_BYTES
+        begun = first_beyond(suite, stood["doneBytes"])
+        say(f"   halted at {checkpoint >> 10} KiB, {stood['doneBytes'] >> 10} done; {begun >> 10} are said next")
+        assert abs(checkpoint - stood["doneBytes"]) <= REGION_BYTES
     heals(suite)
 
 
-def wait_for_more(suite: Suite, than: float) -> float:
-    """The first part beyond ``than`` that is reported as rebuilt; what is begun anew reports less at once."""
-    seen: list[float] = []
+def progress(suite: Suite) -> Object:
+    """Of the one rebuild under way; empty: nobody reports one."""
+    reports = suite.volume.see()["status"].get("nodes", ())
+    return next((each for report in reports for each in report.get("progress", ()) if each.get("leg")), {})
+
+
+def first_beyond(suite: Suite, done: int) -> int:
+    """The first progress in bytes that is told beyond ``done``; what is begun anew tells of less at once."""
+    seen: list[int] = []
 
     def more() -> bool:
-        now = rebuilt(suite.volume.see()["status"])
-        whole = len(suite.volume.legs("InSync")) == 2
-        seen.append(1.0 if whole else now)
-        least = than - REGION_BYTES / suite.volume.bytes
-        assert whole or now < 0 or now >= least, f"begun anew: {now:.1%} instead of {than:.1%}"
-        return seen[-1] > than
+        if len(suite.volume.legs("InSync")) == 2:
+            seen.append(suite.volume.bytes)
+        elif now := progress(suite):
+            assert now["doneBytes"] >= done - REGION_BYTES, f"begun anew: {now['doneBytes']} bytes instead of {done}"
+            seen.append(now["doneBytes"])
+        return bool(seen) and seen[-1] > done
 
     wait_for(more, "the rebuild goes on", seconds=BOUND_SECONDS, every=0.25)
     return seen[-1]

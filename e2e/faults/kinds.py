@@ -51,6 +51,8 @@ class Kind:
     """Whether pods on the target, and they alone, may lose the volume or their lives: they are begun anew, as their
     controller would.
     """
+    since: int = 1
+    """The first seed that it takes part in (``plan``)."""
 
 
 def _nothing(_: Strike) -> None:

@@ -29,6 +29,8 @@ class Phase:
     """Undo what the phase did; must work twice."""
     ends_pods: bool = False
     """Whether a pod may end by this and any fault: none ran, or there is one good copy that the fault may strike."""
+    since: int = 1
+    """The first seed that it takes part in (``plan``)."""
 
 
 def _idle(volume: Volume, _: str) -> None:

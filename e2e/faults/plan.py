@@ -1,4 +1,8 @@
-"""Draws cases from a seed: the only place where chance decides. The same seed and count give the same cases."""
+"""Draws cases from a seed: the only place where chance decides. The same seed and count give the same cases.
+
+A seed's cases never change, so that what was measured with it can be measured again: kinds and phases that are added
+take part from a later seed on (``since``), and those there are stay as they are, in their order.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +39,8 @@ class Case:
 def cases(seed: int, count: int) -> list[Case]:
     """``count`` cases: every kind before any comes again, in an order of the seed's, and so for phases."""
     chance = random.Random(f"{seed} how")
-    kinds = _rounds(KINDS, count, random.Random(f"{seed} kinds"))
-    phases = _rounds(PHASES, count, random.Random(f"{seed} phases"))
+    kinds = _rounds([k for k in KINDS if k.since <= max(seed, 1)], count, random.Random(f"{seed} kinds"))
+    phases = _rounds([p for p in PHASES if p.since <= max(seed, 1)], count, random.Random(f"{seed} phases"))
     return [
         Case(number, kind, phase, chance.choice(kind.roles), chance.choice(kind.seconds))
         for number, (kind, phase) in enumerate(zip(kinds, phases, strict=True), start=1)

@@ -131,8 +131,9 @@ class Field:
 
     # --- objects ---
 
-    def get(self, plural: str, name: str) -> Object:
-        found: Object = self.api.request("GET", f"{GROUP}/{plural}/{name}", missing={})
+    def get(self, plural: str, name: str, *, seconds: float = 10) -> Object:
+        """LabError when there is no answer within ``seconds``."""
+        found: Object = self.api.request("GET", f"{GROUP}/{plural}/{name}", seconds=seconds, missing={})
         return found
 
     def items(self, plural: str) -> list[Object]:

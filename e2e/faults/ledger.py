@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from faults import blocks
 
 PER_WRITER = 1_000_000
 """Sequence numbers that one writer may use."""
+STEP = 256
+"""Blocks that are read at once."""
+AGAIN = 20
+"""How often a block that is half written is read again, and with which pause."""
+PAUSE_SECONDS = 0.05
+
+Read = Callable[[int, int], bytes]
+"""Gives so many blocks of a leg from a block on, as they are now."""
 
 
 @dataclass
@@ -64,6 +72,38 @@ class Ledger:
         """The longest gap since this was asked last."""
         longest, self.longest_gap = self.longest_gap, 0.0
         return longest
+
+    def promised(self) -> dict[int, int]:
+        """What has been acknowledged by now, block → sequence number: a copy, while writers go on."""
+        return dict(self.acknowledged)
+
+    def lacks(self, promised: Mapping[int, int], read: Read) -> Iterator[str]:
+        """What a leg lacks of what was ``promised``, in words; others may be writing.
+
+        A block may have what was promised or anything newer: a write begun since is nobody's fault, whether it has been
+        heard of or not. One that is read while it is written is read again. If it stays torn, a write that was begun
+        and never answered may have ended half-way with its node's power, which a disk is free to do.
+        """
+        for start in range(0, self.blocks, STEP):
+            wanted = [block for block in range(start, min(start + STEP, self.blocks)) if promised.get(block)]
+            if not wanted:
+                continue
+            content = read(start, min(STEP, self.blocks - start))
+            for block in wanted:
+                at = (block - start) * blocks.BLOCK
+                yield from self._lacks(block, promised[block], content[at : at + blocks.BLOCK], read)
+
+    def _lacks(self, block: int, promised: int, content: bytes, read: Read) -> Iterator[str]:
+        found = blocks.read(self.volume, block, content)
+        for _ in range(AGAIN):
+            if found is not None:
+                break
+            time.sleep(PAUSE_SECONDS)
+            found = blocks.read(self.volume, block, read(block, 1))
+        if found is None and not self.begun.get(block):
+            yield f"write {promised} of block {block}: what is there no write left there"
+        elif found is not None and found < promised:
+            yield f"write {promised} of block {block}: it has write {found}"
 
     def faults(self, start: int, content: bytes) -> Iterator[str]:
         """What is lost or wrong in ``content``, which begins at block ``start``, in words; nobody may be writing."""

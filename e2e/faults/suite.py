@@ -23,6 +23,8 @@ WHOLE_SECONDS = 420.0
 ATTACH_SECONDS = 240.0
 SOME = 20
 """Writes that show that a pod writes."""
+FIRST_LOOK_SECONDS = 0.5
+"""After a fault has struck; the next looks come at twice the distance each."""
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Outcome:
     errors: int = 0
     pods_ended: int = 0
     longest_gap_seconds: float = 0.0
+    legs_looked_at: int = 0
+    """While the fault lasted, each time they were recorded InSync and compared with what had been acknowledged."""
     whole_seconds: float = 0.0
     """From the fault's undoing until the volume was whole."""
     violations: list[str] = field(default_factory=list)
@@ -82,15 +86,15 @@ class Suite:
         try:
             case.phase.begin(volume, strike.node)
             case.kind.begin(strike)
-            time.sleep(case.seconds)
+            self.watch(case.seconds, outcome)
             undone = True
             self._undo(case, strike)
             began = time.monotonic()
             outcome.pods_ended = self.make_whole()
             outcome.whole_seconds = time.monotonic() - began
-            outcome.violations = self.look()
+            outcome.violations += self.look()
         except (LabError, DemoError) as error:
-            outcome.violations = [f"wedged: {error}"]
+            outcome.violations.append(f"wedged: {error}")
         finally:
             if not undone:
                 self._undo(case, strike)
@@ -100,6 +104,24 @@ class Suite:
             outcome.violations += interrupted(outcome)
         self._tell(outcome)
         return outcome
+
+    def watch(self, seconds: float, outcome: Outcome) -> None:
+        """Let the fault last, and see that legs recorded InSync have what is acknowledged meanwhile: record before
+        degrade. Soon, at growing distances, and just before it is undone; not once nobody answers for the record.
+        """
+        end, pause = time.monotonic() + seconds, FIRST_LOOK_SECONDS
+        while not outcome.violations:
+            time.sleep(max(0.0, min(pause, end - time.monotonic())))
+            pause *= 2
+            try:
+                looked_at, found = self.volume.lacking()
+            except LabError:
+                break
+            outcome.legs_looked_at += looked_at
+            outcome.violations += found
+            if time.monotonic() >= end:
+                break
+        time.sleep(max(0.0, end - time.monotonic()))
 
     def make_whole(self) -> int:
         """Wait for the volume to be whole and written to, beginning pods anew as their controller would.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from millpond_core.units import BITMAP_BYTES, MIB
 ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
 POD_SECONDS = 3600.0
 RATE = 60
+ASK_SECONDS = 3.0
+"""For the record, while the fault may be that nobody answers."""
 GRACE_SECONDS = 60
 """Before a spare takes the place of a lost leg, where a case does not want it otherwise."""
 
@@ -127,8 +129,7 @@ class Volume:
 
     def legs(self, *states: str) -> list[Object]:
         """Legs of the mapping that are not being given back, in one of ``states`` (none given: in any)."""
-        found = self.see()["status"].get("mapping", {}).get("legs", ())
-        return [leg for leg in found if not leg.get("releasing") and (not states or leg["state"] in states)]
+        return _legs(self.see(), *states)
 
     def node(self) -> str:
         """Where it is attached, by the record; empty: nowhere."""
@@ -228,6 +229,45 @@ class Volume:
 
         self.wait(missing, "writes are acknowledged", seconds=seconds)
 
+    # --- what must be true all the time ---
+
+    def lacking(self) -> tuple[int, list[str]]:
+        """How many legs the record calls in sync now, and what they lack of what was acknowledged before it was asked.
+
+        In that order, for a leg may be recorded as lost at any moment, and what is acknowledged after that it need not
+        have. Others may be writing, and nodes without power or links: a disk's bytes are the host's. LabError: the
+        record cannot be asked.
+        """
+        promised = self.ledger.promised()
+        legs = _legs(self.field.get("virtualvolumes", self.name, seconds=ASK_SECONDS), "InSync")
+        found = {leg["id"]: self.lacks(leg, promised) for leg in legs}
+        if any(found.values()):
+            kept = self._still_mapped({*found})
+            found = {leg: lacks for leg, lacks in found.items() if leg in kept}
+        said = [
+            f"lost: leg {leg}, recorded InSync during the fault, lacks {each}"
+            for leg, lacks in found.items()
+            for each in lacks
+        ]
+        return len(legs), said
+
+    def lacks(self, leg: Object, promised: Mapping[int, int]) -> list[str]:
+        """What a leg (as in the mapping) does not have of what was ``promised``, in words; others may be writing."""
+        pieces = runs(leg, self._images(leg))
+
+        def read(start: int, count: int) -> bytes:
+            with Reader(pieces) as reader:  # anew each time: a file that is open may give what it has read before
+                return reader.read(BITMAP_BYTES + start * blocks.BLOCK, count * blocks.BLOCK)
+
+        return list(self.ledger.lacks(promised, read))
+
+    def _still_mapped(self, legs: set[str]) -> set[str]:
+        """Those whose extents cannot have become another's while they were read; all, when nobody can be asked."""
+        try:
+            return legs & {leg["id"] for leg in self.legs()}
+        except LabError:
+            return legs
+
     # --- what must be true in the end ---
 
     def not_whole(self) -> str:
@@ -278,6 +318,11 @@ class Volume:
                 content = reader.read(BITMAP_BYTES + start, MIB)
                 found += self.ledger.faults(start // blocks.BLOCK, content)
         return found
+
+
+def _legs(volume: Object, *states: str) -> list[Object]:
+    found = volume.get("status", {}).get("mapping", {}).get("legs", ())
+    return [leg for leg in found if not leg.get("releasing") and (not states or leg["state"] in states)]
 
 
 def _or_the_error(condition: Callable[[], str]) -> Callable[[], str]:

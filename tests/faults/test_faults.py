@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +14,8 @@ from faults import blocks, plan
 from faults.kinds import KINDS
 from faults.ledger import Ledger
 from faults.phases import PHASES, rebuilt, short_of
-from faults.suite import Outcome, interrupted
+from faults.suite import Outcome, Suite, interrupted
+from lab.errors import LabError
 
 VOLUME = bytes(range(16))
 
@@ -72,6 +76,100 @@ def test_a_writer_that_is_heard_late_takes_nothing_back(ledger: Ledger) -> None:
     assert first > early
     assert list(ledger.faults(1, content(0, first)[blocks.BLOCK :])) == []
     assert next(ledger.faults(1, content(0, early)[blocks.BLOCK :])).startswith("lost: block 1")
+
+
+def disk(*contents: bytes) -> Callable[[int, int], bytes]:
+    """What a leg has each time that it is read; the last for ever."""
+    left = list(contents)
+
+    def read(start: int, count: int) -> bytes:
+        now = left.pop(0) if len(left) > 1 else left[0]
+        return now[start * blocks.BLOCK : (start + count) * blocks.BLOCK]
+
+    return read
+
+
+TORN = content(0, 5, 0, 11)[: blocks.BLOCK + 2048] + os.urandom(2048) + content(0, 5, 0, 11)[2 * blocks.BLOCK :]
+"""Block 1 is."""
+
+
+@pytest.mark.parametrize(
+    ("sequences", "told"),
+    [
+        pytest.param((0, 5, 0, 11), [], id="what was acknowledged"),
+        pytest.param((0, 9, 6, 15), [], id="newer writes, heard of or not"),
+        pytest.param((4, 5, 0, 11), [], id="where nothing was acknowledged"),
+        pytest.param((0, 4, 0, 11), ["write 5 of block 1: it has write 4"], id="an older write"),
+        pytest.param((0, 5, 0, 0), ["write 11 of block 3: it has write 0"], id="nothing there"),
+    ],
+)
+def test_while_a_fault_lasts_a_leg_in_sync_lacks_nothing_acknowledged(
+    ledger: Ledger, sequences: tuple[int, ...], told: list[str]
+) -> None:
+    assert list(ledger.lacks(ledger.promised(), disk(content(*sequences)))) == told
+
+
+def test_what_is_acknowledged_after_the_record_was_asked_is_not_looked_for(ledger: Ledger) -> None:
+    promised = ledger.promised()
+    _, hear = ledger.hear()
+    hear(b"W 1 13\nA 1 13\n")
+    assert list(ledger.lacks(promised, disk(content(0, 5, 0, 11)))) == []
+    assert len(list(ledger.lacks(ledger.promised(), disk(content(0, 5, 0, 11))))) == 1
+
+
+def test_a_block_read_while_it_is_written_is_read_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("faults.ledger.PAUSE_SECONDS", 0.0)
+    assert list(ledger.lacks(ledger.promised(), disk(TORN, TORN, content(0, 9, 0, 11)))) == []
+    (told,) = ledger.lacks(ledger.promised(), disk(TORN, TORN, content(0, 4, 0, 11)))
+    assert told.endswith("it has write 4")
+
+
+def test_a_block_may_stay_torn_where_a_write_was_never_answered(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("faults.ledger.PAUSE_SECONDS", 0.0)
+    assert list(ledger.lacks(ledger.promised(), disk(TORN))) == []
+    _, hear = ledger.hear()
+    hear(b"A 1 9\n")
+    (told,) = ledger.lacks(ledger.promised(), disk(TORN))
+    assert told == "write 9 of block 1: what is there no write left there"
+
+
+def test_a_fault_is_watched_until_nobody_answers_for_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soon, at growing distances, and at its end; what was found ends the looks and not the fault."""
+    answers: list[tuple[int, list[str]] | LabError] = []
+    suite = watched(answers, monkeypatch)
+    for answers[:], seconds, looked_at, found in (
+        ([(2, [])] * 9, 8.0, 10, []),  # after 0.5, 1.5, 3.5, 7.5 and 8 seconds
+        ([(2, [])] * 9, 0.0, 2, []),
+        ([(2, []), LabError("no answer")], 8.0, 2, []),
+        ([(2, ["lost"])], 8.0, 2, ["lost"]),
+    ):
+        outcome, began = Outcome("", "", ""), time.monotonic()
+        suite.watch(seconds, outcome)
+        assert (outcome.legs_looked_at, outcome.violations) == (looked_at, found)
+        assert time.monotonic() - began == seconds
+
+
+def watched(answers: list[tuple[int, list[str]] | LabError], monkeypatch: pytest.MonkeyPatch) -> Suite:
+    """A suite without a field; its time is simulated."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def lacking() -> tuple[int, list[str]]:
+        answer = answers.pop(0)
+        if isinstance(answer, LabError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    made = Suite.__new__(Suite)
+    made.volume = SimpleNamespace(lacking=lacking)  # type: ignore[assignment]
+    return made
 
 
 def test_the_same_seed_draws_the_same_cases() -> None:

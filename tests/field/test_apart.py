@@ -103,8 +103,8 @@ def test_a_node_cut_off_from_the_storage_network_alone_is_named_and_loses_its_le
 def nobody_records(suite: Suite, lost: str) -> Iterator[tuple[str, int]]:
     """The API server does not answer and the disk under the leg on ``lost`` is gone.
 
-    Gives the leg's id and how many writes were acknowledged when what was on its way was through. The API server is
-    back afterwards, the disk is not.
+    Gives the leg's id and how many writes were acknowledged when what was on its way was through. The disk must have
+    all of them, and all that come until the API server is back: the record calls it in sync. The disk is not back.
     """
     leg: Object = next(leg for leg in suite.volume.legs("InSync") if leg["node"] == lost)
     suite.field.signal_process("kube-apiserver", signal.SIGSTOP)
@@ -112,6 +112,8 @@ def nobody_records(suite: Suite, lost: str) -> Iterator[tuple[str, int]]:
         suite.field.unplug(lost, leg["extents"][0]["device"])
         time.sleep(10)
         yield leg["id"], suite.volume.ledger.count
+        lacks = suite.volume.lacks(leg, suite.volume.ledger.promised())
+        assert lacks == [], "acknowledged on one leg, and nobody has recorded that"
     finally:
         suite.field.signal_process("kube-apiserver", signal.SIGCONT)
 

@@ -1,10 +1,11 @@
 """Writes checksummed blocks to random places of a raw device, over and over; runs in a guest, on the standard library.
 
-    blocks.py DEVICE VOLUME BLOCKS --first SEQUENCE --threads N --rate R
+    blocks.py DEVICE VOLUME BLOCKS --first SEQUENCE --threads N --rate R --own FILE
 
 Each block of 4096 bytes says which volume, which block and which sequence number it is. One line to standard output
 before a write is begun (``W block sequence``), one when it has been acknowledged, with FUA (``A block sequence``), or
-answered with an error (``E block sequence errno``). Numbers rise with time for each block, as one thread has it.
+answered with an error (``E block sequence errno``). Numbers rise with time for each block, as one thread has it. The
+same lines are appended to ``FILE``, for whoever cannot hear them now.
 SIGTERM ends it once no write is in flight.
 """
 
@@ -23,6 +24,7 @@ import time
 BLOCK = 4096
 MAGIC = b"millpond"
 HEAD = struct.Struct(">8s16sQQ")
+STDOUT = 1
 
 
 def make(volume: bytes, block: int, sequence: int) -> bytes:
@@ -49,7 +51,11 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--rate", type=float, default=60)
+    parser.add_argument("--own", metavar="FILE")
     given = parser.parse_args()
+    if given.own:
+        # Its own list first: it knows of all that anybody is told.
+        outputs.insert(0, os.open(given.own, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     threads = [threading.Thread(target=write, args=(given, own, ended)) for own in range(given.threads)]
@@ -78,8 +84,12 @@ def write(given: argparse.Namespace, own: int, ended: threading.Event) -> None:
         ended.wait(given.threads / given.rate)
 
 
+outputs = [STDOUT]
+
+
 def say(line: str) -> None:
-    os.write(1, line.encode() + b"\n")
+    for output in outputs:
+        os.write(output, line.encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ Read = Callable[[int, int], bytes]
 
 @dataclass
 class Ledger:
-    """Fed with the lines of ``blocks``; times are the host's."""
+    """Fed with the lines of ``blocks``, which count once however often they are heard; times are the host's."""
 
     volume: bytes
     blocks: int
@@ -36,6 +37,9 @@ class Ledger:
     """Longest time between two acknowledgements of one writer, in seconds."""
     _last: float = 0.0
     _writers: int = 0
+    _answered: set[int] = field(default_factory=set)
+    """Sequence numbers of the writes whose answer was heard."""
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
     def hear(self) -> tuple[int, Callable[[bytes], None]]:
         """A writer starts: its first sequence number, and what takes its output, in bytes cut anywhere.
@@ -49,24 +53,43 @@ class Ledger:
             nonlocal rest
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                self._line(line.decode())
+                self._line(line.decode(), now=time.monotonic())
 
         return self._writers * PER_WRITER, feed
 
-    def _line(self, line: str) -> None:
+    def read(self, own: str) -> int:
+        """A writer's own list, of one that has ended; how many acknowledgements nobody had heard.
+
+        They count as the others do, but as nobody knows when they came, for no gap.
+        """
+        *lines, _ = own.split("\n")
+        return sum(self._line(line, now=None) for line in lines)
+
+    def _line(self, line: str, *, now: float | None) -> bool:
+        """Whether it is an acknowledgement that was not heard before; ``now``: when it came, if anybody knows."""
+        with self._one_at_a_time:  # the last words of a pod may come while the next one writes
+            return self._take(line, now)
+
+    def _take(self, line: str, now: float | None) -> bool:
         kind, *numbers = line.split()
         block, sequence = int(numbers[0]), int(numbers[1])
+        if sequence in self._answered:
+            return False
         if kind == "W":
-            self.begun.setdefault(block, set()).add(sequence)
-        elif kind == "A":
-            # A writer that was cut off may be heard after the next one has begun.
-            promised = self.acknowledged[block] = max(sequence, self.acknowledged.get(block, 0))
-            self.begun[block] = {other for other in self.begun[block] if other > promised}
-            self.count += 1
-            now = time.monotonic()
-            self.longest_gap, self._last = max(self.longest_gap, now - self._last), now
-        else:
+            if sequence > self.acknowledged.get(block, 0):
+                self.begun.setdefault(block, set()).add(sequence)
+            return False
+        self._answered.add(sequence)
+        if kind == "E":
             self.errors += 1
+            return False
+        # A writer that was cut off may be heard after the next one has begun.
+        promised = self.acknowledged[block] = max(sequence, self.acknowledged.get(block, 0))
+        self.begun[block] = {other for other in self.begun.get(block, ()) if other > promised}
+        self.count += 1
+        if now is not None:
+            self.longest_gap, self._last = max(self.longest_gap, now - self._last), now
+        return True
 
     def gap(self) -> float:
         """The longest gap since this was asked last."""

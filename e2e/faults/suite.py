@@ -139,6 +139,7 @@ class Suite:
                 volume.end()
             elif not missing and volume.pod is None:
                 volume.begin(volume.node())
+                wanted = volume.ledger.count + SOME  # its own: what the one before was told unheard counts too by now
             elif not missing and volume.ledger.count >= wanted:
                 return ended
             if volume.pod is None and volume.wanted() and self._fenced(volume.wanted()):

@@ -44,6 +44,7 @@ _GONE = """
 umount "/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/claim/dev/$1" 2>/dev/null
 rm -f "/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/claim/dev/$1"
 rmdir "/sys/fs/cgroup/pod$1" 2>/dev/null
+cat "/run/blocks-$1" 2>/dev/null && rm "/run/blocks-$1"
 true
 """
 
@@ -53,10 +54,10 @@ class Pod:
 
     def __init__(self, field: Field, node: str, front: str, ledger: Ledger) -> None:
         self.node, self.uid = node, str(uuid.uuid4())
-        self._field = field
+        self._field, self._ledger = field, ledger
         first, self._heard = ledger.hear()
         argv = ["sh", "-c", _POD, "pod", self.uid, front, ledger.volume.hex(), str(ledger.blocks)]
-        argv += ["--first", str(first), "--rate", str(RATE)]
+        argv += ["--first", str(first), "--rate", str(RATE), "--own", f"/run/blocks-{self.uid}"]
         self.end = ""
         """How it ended; empty: it has not."""
         self._thread = threading.Thread(target=self._run, args=(argv,), daemon=True)
@@ -74,7 +75,11 @@ class Pod:
         return not self.end
 
     def stop(self, *, seconds: float = 120) -> None:
-        """SIGTERM; returns when no write is in flight. LabError when a write still waits after ``seconds``."""
+        """SIGTERM; returns when no write is in flight. LabError when a write still waits after ``seconds``.
+
+        What it was told and could not say, on a node that was cut off, is in the ledger then; on one that lost its
+        power it is lost.
+        """
         deadline = time.monotonic() + seconds
         while self.alive():
             if self._field.nodes[self.node].machine.alive():
@@ -83,7 +88,7 @@ class Pod:
             if self.alive() and time.monotonic() > deadline:
                 raise LabError(f"a write on {self.node} waits for more than {seconds:.0f} s")
         if self._field.nodes[self.node].machine.alive():
-            self._field.run(self.node, "sh", "-c", _GONE, "gone", self.uid)
+            self._ledger.read(self._field.run(self.node, "sh", "-c", _GONE, "gone", self.uid))
 
 
 def virtual_volume(name: str, *, mib: int, copies: int = 2, **spec: Any) -> Object:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -76,6 +77,37 @@ def test_a_writer_that_is_heard_late_takes_nothing_back(ledger: Ledger) -> None:
     assert first > early
     assert list(ledger.faults(1, content(0, first)[blocks.BLOCK :])) == []
     assert next(ledger.faults(1, content(0, early)[blocks.BLOCK :])).startswith("lost: block 1")
+
+
+def test_what_a_writer_was_told_unheard_counts_as_well(ledger: Ledger) -> None:
+    """Its own list has all lines, the last one perhaps cut; those that were heard count once."""
+    unheard = ledger.read("W 1 5\nA 1 5\nW 1 9\nW 2 6\nW 3 7\nE 3 7 5\nW 3 11\nA 3 11\nA 1 9\nW 2 10\nA 2 1")
+    assert (unheard, ledger.count, ledger.errors) == (1, 3, 1)
+    assert list(ledger.faults(0, content(0, 9, 10, 11))) == []
+    assert next(ledger.faults(0, content(0, 5, 0, 11))).startswith("lost: block 1")
+
+
+def test_nobody_knows_when_that_came(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.gap()
+    monkeypatch.setattr(time, "monotonic", lambda: 1e9)
+    ledger.read("A 1 9\n")
+    assert ledger.gap() == 0
+
+
+def test_the_lines_of_a_writer_that_was_cut_off_may_come_after_the_list(ledger: Ledger) -> None:
+    _, hear = ledger.hear()
+    ledger.read("W 2 20\nA 2 20\n")
+    hear(b"W 2 20\nA 2 20\n")
+    assert (ledger.count, ledger.begun[2]) == (3, set())
+
+
+def test_a_writer_says_everything_to_its_own_list_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, heard = tmp_path / "own", tmp_path / "heard"
+    with own.open("wb") as first, heard.open("wb") as second:
+        monkeypatch.setattr(blocks, "outputs", [first.fileno(), second.fileno()])
+        blocks.say("W 1 5")
+        blocks.say("A 1 5")
+    assert own.read_text() == heard.read_text() == "W 1 5\nA 1 5\n"
 
 
 def disk(*contents: bytes) -> Callable[[int, int], bytes]:

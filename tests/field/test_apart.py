@@ -20,6 +20,8 @@ pytestmark = pytest.mark.timeout(1800)
 
 OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "60"))
 NAMED_SECONDS = 240.0
+KILLED = f"exit status {-signal.SIGKILL}"
+"""How a pod ends that was killed; one whose connection broke alone has no exit status."""
 
 
 @contextmanager
@@ -65,7 +67,10 @@ def test_a_leg_node_cut_off_from_the_api_server_alone_is_named(suite: Suite) -> 
 
 
 def test_an_attach_node_cut_off_from_the_api_server_alone_is_fenced(suite: Suite) -> None:
-    """It writes on as far as it may, and that is nowhere: its epoch is over before anyone else begins."""
+    """It writes on as far as it may, and that is nowhere: its epoch is over before anyone else begins.
+
+    What its pod was told while nobody could hear it is in the pod's own list, and must be there as well.
+    """
     lost = suite.volume.node()
     epoch = suite.volume.see()["status"]["attachment"]["epoch"]
     with links_restored(suite):
@@ -76,12 +81,14 @@ def test_an_attach_node_cut_off_from_the_api_server_alone_is_fenced(suite: Suite
         assert suite.volume.see()["status"]["attachment"]["epoch"] > epoch
         other = next(node for node in suite.field.nodes if node != lost)
         suite.volume.attach(other, seconds=NAMED_SECONDS)
-        # The old pod may live on, cut off; what it was told before its epoch ended is in the ledger.
+        # The old pod may live on, cut off.
         before, suite.volume.pod = suite.volume.pod, None
         suite.volume.begin(other)
         suite.volume.writes(seconds=NAMED_SECONDS)
     assert before is not None
     wait_for(lambda: not before.alive(), "the old pod was ended", seconds=NAMED_SECONDS, every=1)
+    assert before.end.startswith(KILLED), f"it was not killed: {before.end}"
+    before.stop()
     heals(suite)
 
 

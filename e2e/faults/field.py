@@ -59,6 +59,8 @@ class Field:
         self.plane = ControlPlane()
         self.nodes: dict[str, Guest] = {}
         self.operators: dict[str, processes.Recorded] = {}
+        self.release = ""
+        """Of the nodes' kernel, as it says itself."""
         self._lan = free_lan()
         self._silent: dict[str, float] = {}
         """Node → since when its kubelet would not be heard."""
@@ -108,6 +110,7 @@ class Field:
                 guest.start()
             for guest in self.nodes.values():
                 guest.wait()
+        self.release = self.run(NAMES[0], "uname", "-r").strip()
         self._kubelets.start()
         self.start_operator()
         with step("Starting the state managers", usually=60):

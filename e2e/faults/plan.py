@@ -31,6 +31,10 @@ class Case:
         """Whether a pod on the node ``home`` may end or meet errors: it is struck, or no good copy may be left."""
         return self.phase.ends_pods or (self.kind.ends_pods and struck == home)
 
+    def words(self) -> tuple[str, str, str, str]:
+        """Its names, as :func:`one` and ``--case`` take them."""
+        return self.kind.name, self.phase.name, self.role, f"{self.seconds:g}"
+
     def __str__(self) -> str:
         where = "" if self.role == "plane" else f" ({self.role} node)"
         return f"{self.number}. {self.kind.name}{where} for {self.seconds:g} s while {self.phase.name}"

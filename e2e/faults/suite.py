@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from demo.errors import DemoError
 from faults.field import NAMES, Field
 from faults.kinds import Strike
 from faults.plan import Case
+from faults.report import Outcome, report
 from faults.volume import Volume
 from lab.errors import LabError
 from lab.progress import say
@@ -25,24 +24,6 @@ SOME = 20
 """Writes that show that a pod writes."""
 FIRST_LOOK_SECONDS = 0.5
 """After a fault has struck; the next looks come at twice the distance each."""
-
-
-@dataclass
-class Outcome:
-    """What became of a case. ``violations``: empty when it held."""
-
-    case: str
-    kind: str
-    phase: str
-    acknowledged: int = 0
-    errors: int = 0
-    pods_ended: int = 0
-    longest_gap_seconds: float = 0.0
-    legs_looked_at: int = 0
-    """While the fault lasted, each time they were recorded InSync and compared with what had been acknowledged."""
-    whole_seconds: float = 0.0
-    """From the fault's undoing until the volume was whole."""
-    violations: list[str] = field(default_factory=list)
 
 
 def interrupted(outcome: Outcome) -> list[str]:
@@ -77,7 +58,7 @@ class Suite:
     def case(self, case: Case) -> Outcome:
         """Run one case; the volume is whole and written to before and, if there was no violation, after it."""
         say(str(case))
-        volume, outcome = self.volume, Outcome(str(case), case.kind.name, case.phase.name)
+        volume, outcome = self.volume, Outcome(str(case), case.kind.name, case.phase.name, case.seconds)
         self.outcomes.append(outcome)
         count, errors = volume.ledger.count, volume.ledger.errors
         volume.ledger.gap()
@@ -208,24 +189,15 @@ class Suite:
             f"{outcome.longest_gap_seconds:.1f} s, {outcome.errors} errors, {outcome.pods_ended} pods ended"
         )
 
-    def report(self, kernel: str, seed: int) -> Path:
-        """Write ``report.json``; returns its path."""
+    def report(self, seed: int, revision: str) -> Path:
+        """Write ``report.json``; returns its path. ``revision``: of the work tree that was tested."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        violations = [v for outcome in self.outcomes for v in outcome.violations]
-        told = {
-            "kernel": kernel,
+        about: dict[str, str | int] = {
+            "kernel": self.field.kernel,
+            "release": self.field.release,
             "seed": seed,
-            "cases": len(self.outcomes),
-            "kinds": Counter(outcome.kind for outcome in self.outcomes),
-            "phases": Counter(outcome.phase for outcome in self.outcomes),
-            "acknowledged": sum(outcome.acknowledged for outcome in self.outcomes),
-            **{
-                name: sum(name in v for v in violations)
-                for name in ("lost", "wrong", "unequal", "wedged", "interrupted")
-            },
-            "violations": violations,
-            "outcomes": [asdict(outcome) for outcome in self.outcomes],
+            "revision": revision,
         }
         path = self._folder / "report.json"
-        path.write_text(json.dumps(told, indent=1))
+        path.write_text(json.dumps(report(self.outcomes, **about), indent=1))
         return path

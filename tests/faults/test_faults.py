@@ -15,7 +15,8 @@ from faults import blocks, plan
 from faults.kinds import KINDS
 from faults.ledger import Ledger
 from faults.phases import PHASES, rebuilt, short_of
-from faults.suite import Outcome, Suite, interrupted
+from faults.report import Outcome
+from faults.suite import Suite, interrupted
 from lab.errors import LabError
 
 VOLUME = bytes(range(16))

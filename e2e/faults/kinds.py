@@ -146,6 +146,11 @@ def _break_leg(line: str) -> Act:
     return act
 
 
+def _delay_leg(seconds: float) -> Act:
+    """Each read, write and flush of a leg takes so much longer."""
+    return _break_leg(f'{{print $1, $2, "delay", $4, $5, {seconds * 1000:.0f}}}')
+
+
 def _mend_leg(strike: Strike) -> None:
     for name in _legs(strike):
         swap = f"dmsetup load {name} /run/{name}.table; {_INTO_FORCE.format(name=name)}"
@@ -155,6 +160,20 @@ def _mend_leg(strike: Strike) -> None:
 
 
 _INTO_FORCE = "dmsetup suspend --noflush --nolockfs {name}; dmsetup resume {name}"
+
+
+def _with_a_leg_node(strike: Strike) -> tuple[str, ...]:
+    """The node that is struck and another that has a leg."""
+    others = {leg["node"] for leg in strike.volume.legs()} - {strike.node}
+    return (strike.node, *sorted(others)[:1])
+
+
+# Hosts that are connected stay so when they are allowed no more. Taking the export off its port cuts them, and they are
+# refused when they come again.
+_REFUSE = (
+    "rm -f $s/allowed_hosts/*; for l in /sys/kernel/config/nvmet/ports/*/subsystems/${s##*/}; do "
+    "if [ -L $l ]; then rm -f $l; ln -s $s $l; fi; done"
+)
 
 
 def _room(field: Field) -> dict[str, int]:
@@ -345,4 +364,26 @@ KINDS = (
     ),
     Kind("etcd stopped", ("plane",), (5.0, 20.0), _plane("etcd", signal.SIGSTOP), _plane("etcd", signal.SIGCONT)),
     Kind("record contended", ("plane",), (0.0,), _contend, _nothing),
+    # from seed 2 on
+    Kind(
+        "storage link one way for long",
+        ("attach", "leg"),
+        (60.0, 360.0),
+        _netem("netem loss 100%"),
+        _netem("pfifo"),
+        since=2,
+    ),
+    Kind("leg late by 0.1 s", ("attach", "leg"), (20.0,), _delay_leg(0.1), _mend_leg, since=2),
+    Kind("leg late by 5 s", ("attach", "leg"), (20.0,), _delay_leg(5), _mend_leg, since=2),
+    Kind("leg late by 40 s", ("attach", "leg"), (60.0,), _delay_leg(40), _mend_leg, since=2),
+    Kind("host cut and refused", ("leg",), (10.0,), _nvmet(_REFUSE), _nothing, since=2),
+    Kind(
+        "attach node and a leg node without power",
+        ("attach",),
+        (5.0, 60.0),
+        lambda s: s.field.power_off(*_with_a_leg_node(s)),
+        lambda s: s.field.power_on(*s.field.nodes),
+        ends_pods=True,
+        since=2,
+    ),
 )

@@ -6,15 +6,20 @@ A phase brings the volume there and returns; the fault strikes at once. What it 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from demo.install import API_VERSION
 from faults.field import NAMES, Object
 from faults.volume import GRACE_SECONDS, Volume
 
 SOON_SECONDS = 120.0
 ANOTHER = "another"
+BY_HAND = "by-hand-"
+HOLD_SECONDS = 30
+"""Reads and writes are held for so long at most, whatever a fault does to whoever would let them go."""
 RATE_KIB = 1024
 """Of a rebuild that a fault is to meet half-way: the volume takes half a minute."""
 
@@ -70,6 +75,32 @@ def _quiescing(phase: str) -> Callable[[Volume, str], object]:
         volume.wait(missing, f"a quiescence is {phase}", seconds=SOON_SECONDS)
 
     return begin
+
+
+def _losing(volume: Volume, struck: str) -> None:
+    """The fault strikes before anybody has recorded, or even noticed, that a leg is lost."""
+    _lose(volume, struck, grace=GRACE_SECONDS)
+
+
+def _held_by_hand(volume: Volume, _: str) -> None:
+    """A person has reads and writes wait, and does not let them go."""
+    name = BY_HAND + os.urandom(3).hex()
+    spec = {"scope": {"volumes": [volume.name]}, "holdIo": True, "deadlineSeconds": HOLD_SECONDS}
+    volume.field.cluster.apply(
+        {"apiVersion": API_VERSION, "kind": "Quiescence", "metadata": {"name": name}, "spec": spec}
+    )
+
+    def missing() -> str:
+        status = volume.field.get("quiescences", name).get("status", {})
+        return "" if status.get("acknowledgements") else f"{name} is {status.get('phase')}"
+
+    volume.wait(missing, "it is held", seconds=SOON_SECONDS)
+
+
+def _let_go(volume: Volume) -> None:
+    for each in volume.field.items("quiescences"):
+        if each["metadata"]["name"].startswith(BY_HAND):
+            volume.field.delete("quiescences", each["metadata"]["name"])
 
 
 def _rebuilding(part: float) -> Callable[[Volume, str], object]:
@@ -167,4 +198,9 @@ PHASES = (
     Phase("moving", _moving, ends_pods=True),
     Phase("another volume made", _making_another, Volume.delete_others),
     Phase("another volume deleted", _deleting_another),
+    # from seed 2 on
+    Phase("losing a leg", _losing, _plug_all, ends_pods=True, since=2),
+    Phase("quiescence draining", _quiescing("Draining"), _plug_all, ends_pods=True, since=2),
+    Phase("quiescence released", _quiescing("Released"), _plug_all, ends_pods=True, since=2),
+    Phase("held by hand", _held_by_hand, _let_go, since=2),
 )

@@ -22,6 +22,8 @@ WHOLE_SECONDS = 420.0
 ATTACH_SECONDS = 240.0
 SOME = 20
 """Writes that show that a pod writes."""
+HELD_SECONDS = 60.0
+"""Beyond that a fault may have writes held so long that a kernel speaks of it, after two minutes."""
 FIRST_LOOK_SECONDS = 0.5
 """After a fault has struck; the next looks come at twice the distance each."""
 
@@ -73,7 +75,8 @@ class Suite:
             began = time.monotonic()
             outcome.pods_ended = self.make_whole()
             outcome.whole_seconds = time.monotonic() - began
-            outcome.violations += self.look()
+            soon_over = case.seconds <= HELD_SECONDS and not case.may_end_pods(strike.node, home)
+            outcome.violations += self.look(nobody_waits=soon_over)
         except (LabError, DemoError) as error:
             outcome.violations.append(f"wedged: {error}")
         finally:
@@ -132,14 +135,25 @@ class Suite:
                 raise LabError(f"not whole after {WHOLE_SECONDS:.0f} s: {missing}")
             time.sleep(0.5)
 
-    def look(self) -> list[str]:
-        """With nobody writing: what is lost, wrong, unequal or not as recorded. Then the pod writes on."""
+    def look(self, *, nobody_waits: bool = False) -> list[str]:
+        """With nobody writing: what is lost, wrong, unequal, not as recorded or wedged. Then the pod writes on.
+
+        ``nobody_waits``: nor had anybody reason to wait for two minutes, a good leg in reach.
+        """
         volume = self.volume
         volume.end()
         volume.wait(volume.not_whole, "it stays whole", seconds=WHOLE_SECONDS)
-        found = volume.check()
+        found = volume.check() + self.wedged(nobody_waits=nobody_waits)
         volume.begin(volume.node())
         return found
+
+    def wedged(self, *, nobody_waits: bool) -> list[str]:
+        """On each node: what waits and does not end, and what its kernel has complained of since it was asked last."""
+        argv = ["python3", "-IS", "/repo/e2e/faults/wedged.py"]
+        argv += ["--hung"] if nobody_waits else []
+        return [
+            f"wedged: {node}: {line}" for node in self.field.nodes for line in self.field.run(node, *argv).splitlines()
+        ]
 
     def _strike(self, case: Case) -> Strike:
         volume = self.volume

@@ -28,7 +28,7 @@ SLOW_KIB = 256
 REGION_BYTES = MIB
 """What may be copied twice: a chunk of the bitmap."""
 TOLD_IN = 16
-"""While it copies md tells of a sixteenth at a time (curr_resync_completed in drivers/md/md.c), halted of each sector."""
+"""While it copies md tells of a sixteenth at a time (``curr_resync_completed``), when it is halted of each sector."""
 
 
 @contextmanager

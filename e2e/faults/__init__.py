@@ -10,6 +10,7 @@ suite.
   the CSI controller asks for it, so that a case takes a minute instead of ten.
 * ``kinds`` and ``phases``: what can be done to the field, and when.
 * ``ledger``: what was acknowledged, and whether a leg still has it. ``blocks`` runs in the guests and writes.
+* ``wedged``: runs in the guests, and says what does not come to an end there.
 * ``suite``: one case after another; ``report``: what became of them, also in tables
   (``python -m faults --markdown build/faults/*/report.json``).
 """

@@ -170,21 +170,25 @@ def test_a_block_may_stay_torn_where_a_write_was_never_answered(
 
 def test_a_fault_is_watched_until_nobody_answers_for_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """Soon, at growing distances, and at its end; what was found ends the looks and not the fault."""
-    answers: list[tuple[int, list[str]] | LabError] = []
-    suite = watched(answers, monkeypatch)
-    for answers[:], seconds, looked_at, found in (
-        ([(2, [])] * 9, 8.0, 10, []),  # after 0.5, 1.5, 3.5, 7.5 and 8 seconds
-        ([(2, [])] * 9, 0.0, 2, []),
-        ([(2, []), LabError("no answer")], 8.0, 2, []),
+    held: Answer = (2, [])
+    stories: list[tuple[list[Answer], float, int, list[str]]] = [
+        ([held] * 9, 8.0, 10, []),  # after 0.5, 1.5, 3.5, 7.5 and 8 seconds
+        ([held] * 9, 0.0, 2, []),
+        ([held, LabError("no answer")], 8.0, 2, []),
         ([(2, ["lost"])], 8.0, 2, ["lost"]),
-    ):
+    ]
+    for answers, seconds, looked_at, found in stories:
+        suite = watched(answers, monkeypatch)
         outcome, began = Outcome("", "", ""), time.monotonic()
         suite.watch(seconds, outcome)
         assert (outcome.legs_looked_at, outcome.violations) == (looked_at, found)
         assert time.monotonic() - began == seconds
 
 
-def watched(answers: list[tuple[int, list[str]] | LabError], monkeypatch: pytest.MonkeyPatch) -> Suite:
+Answer = tuple[int, list[str]] | LabError
+
+
+def watched(answers: list[Answer], monkeypatch: pytest.MonkeyPatch) -> Suite:
     """A suite without a field; its time is simulated."""
     now = 0.0
 

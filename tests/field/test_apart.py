@@ -42,7 +42,7 @@ def case_of(suite: Suite, node: str) -> str:
 
 def leg_node(suite: Suite) -> str:
     attach = suite.volume.node()
-    return next(leg["node"] for leg in suite.volume.legs("InSync") if leg["node"] != attach)
+    return next(str(leg["node"]) for leg in suite.volume.legs("InSync") if leg["node"] != attach)
 
 
 def phase_of(suite: Suite, node: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from demo import install
 from demo.cluster import Cluster, Object
 from demo.database import POD, read_back, stateful_set
+from demo.errors import DemoError
 from demo.faults import Faults
 from demo.job import compare_in_sync
 from demo.reality import discrepancies
@@ -84,6 +85,16 @@ def test_a_kubelet_is_restarted_under_a_pod_that_writes(
 
     since = cluster.get("lease", node, "-n", "kube-node-lease")["spec"]["renewTime"]
     cluster.wait(renewed, f"the kubelet of {node} is heard of again", seconds=BACK_SECONDS)
+
+    def told() -> str:
+        try:
+            work.count()
+        except DemoError as error:
+            return str(error)
+        return ""
+
+    # Its Lease is renewed before it knows its pods again.
+    cluster.wait(told, f"the kubelet of {node} answers", seconds=BACK_SECONDS)
     ends(cluster, faults, work, pod)
 
 

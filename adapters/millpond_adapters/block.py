@@ -174,17 +174,17 @@ class BlockDevices:
 
     def _used(self) -> _Used:
         mounts: dict[str, list[str]] = {}
-        for line in sysfs.peek(self._proc_of_host() / "mountinfo").splitlines():
+        for line in sysfs.lines(self._proc_of_host() / "mountinfo"):
             fields = line.split(" ")
             if len(fields) > 4:
                 mounts.setdefault(fields[2], []).append(fields[4].replace("\\040", " "))
-        swaps = {line.split()[0] for line in sysfs.peek(self._proc / "swaps").splitlines()[1:] if line.split()}
+        swaps = {line.split()[0] for line in sysfs.lines(self._proc / "swaps")[1:] if line.split()}
         return _Used(mounts, swaps)
 
     def _proc_of_host(self) -> Path:
         """Process 1 of the host's where its processes can be seen (hostPID): our own mounts are a container's."""
         host = self._proc / "1"
-        return host if sysfs.peek(host / "mountinfo") else self._proc / "self"
+        return host if sysfs.lines(host / "mountinfo") else self._proc / "self"
 
 
 class _Used:

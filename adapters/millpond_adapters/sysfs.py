@@ -22,10 +22,14 @@ _CATEGORIES: dict[str, type[MillpondError]] = {
     "No such file or directory": NotFound,
     "No such device": NotFound,
 }
+_ATTRIBUTE_BYTES = 65536  # more than an attribute has: a page at most
 
 
 def read(path: Path | str) -> str:
-    """The file's content without surrounding white space. Raises NotFound when it, or what it speaks of, is gone.
+    """An attribute's content without surrounding white space. Raises NotFound when it, or what it speaks of, is gone.
+
+    In one read: the kernel answers a second one from a content made anew, so that an attribute that has grown meanwhile
+    would end with a piece of the new one (md's ``sync_completed``: ``0 / 63488`` and then ``488``).
 
     Hundreds are read each second, so by the bare calls, and by strings where it counts: ``Path.read_text`` takes more
     than three times as long, and was most of what an idle state manager spent.
@@ -33,14 +37,20 @@ def read(path: Path | str) -> str:
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            content = b""
-            while more := os.read(file, 65536):
-                content += more
+            content = os.read(file, _ATTRIBUTE_BYTES)
         finally:
             os.close(file)
     except OSError as error:
         raise NotFound(f"cannot read {path}: {error.strerror}") from error
     return content.decode(errors="replace").strip()
+
+
+def lines(path: Path | str) -> list[str]:
+    """Of a list in procfs, which may take several reads; none when it is not there."""
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def peek(path: Path | str, default: str = "") -> str:

@@ -40,6 +40,15 @@ async def test_a_file_that_is_not_there_is_never_made(tmp_path: Path) -> None:
     assert sysfs.peek(tmp_path / "gone", "none") == "none"
 
 
+def test_an_attribute_is_read_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel makes it anew for each read: it had 10 characters at the first one and has 14 now."""
+    attribute = tmp_path / "sync_completed"
+    attribute.touch()
+    reads = iter([b"0 / 63488\n", b"488\n", b""])
+    monkeypatch.setattr("millpond_adapters.sysfs.os.read", lambda *_: next(reads))
+    assert sysfs.read(attribute) == "0 / 63488"
+
+
 @pytest.mark.parametrize(
     ("message", "category"),
     [

@@ -23,7 +23,7 @@ from millpond_core import layout, names
 from millpond_core.errors import MillpondError
 from millpond_core.model.virtualvolume import Extent
 from millpond_core.observed import Array, GateStatus
-from millpond_core.units import BITMAP_BYTES, MIB, UNIT_BYTES
+from millpond_core.units import BITMAP_BYTES, LABEL_BYTES, MIB, UNIT_BYTES
 
 RAM_DISKS = 4
 LEG_UNITS = 8
@@ -145,18 +145,13 @@ class Volume:
     def leg_name(self, leg: str) -> str:
         return names.leg(self.uuid, leg)
 
-    async def images(self, ids: str, *, scribble: dict[str, int]) -> dict[str, bytes]:
-        """What lies on the legs at this moment, as a power failure would leave it.
-
-        ``scribble``: a block of each leg that is overwritten first, as a write in flight on this leg alone.
-        """
+    async def images(self, ids: str) -> dict[str, bytes]:
+        """What lies on the legs' ramdisks at this moment; the legs may be suspended."""
         found = {}
         for leg in ids:
-            device = f"/dev/mapper/{self.leg_name(leg)}"
-            if leg in scribble:
-                await self._put(device, os.urandom(BLOCK), skip=MIB // BLOCK + scribble[leg])
-                self.in_doubt.add(scribble[leg])
-            found[leg] = await run("dd", f"if={device}", "bs=1M", "iflag=direct", "status=none", seconds=30)
+            where = (f"if=/dev/ram{ord(leg) - ord('a')}", "bs=1M", f"skip={LABEL_BYTES // MIB}")
+            size = f"count={LEG_UNITS * UNIT_BYTES // MIB}"
+            found[leg] = await run("dd", *where, size, "iflag=direct", "status=none", seconds=30)
         return found
 
     async def restore(self, images: dict[str, bytes]) -> None:
@@ -212,9 +207,10 @@ class Volume:
         assert array is not None
         return array
 
-    async def add(self, leg: str, *, delta: bool) -> None:
-        number = self.gate_number(leg)
-        await md.add(self.array, ord(leg) - ord("a"), number, delta=delta, write_mostly=False)
+    async def add(self, leg: str, *, delta: bool, own: Sequence[tuple[int, int]] = ()) -> None:
+        """``own``: the dirty chunks of the leg's own bitmap, where that matters."""
+        slot, number = ord(leg) - ord("a"), self.gate_number(leg)
+        await md.add(self.array, slot, number, delta=delta, write_mostly=False, dirty_chunks=own)
 
     async def drop(self, leg: str) -> None:
         """The leg is lost and recorded: fail it, acknowledge it."""

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from load import Load
 from rig import BLOCK, BLOCKS, Volume, md, until
 
 from millpond_adapters.run import run
@@ -15,6 +16,33 @@ from millpond_core.layout import BITMAP_SECTORS
 from millpond_core.units import MIB
 
 TRACING = Path("/sys/kernel/tracing")
+SLOW_KIB = 2000
+
+
+async def crashed(volume: Volume, ids: str) -> None:
+    """Legs in sync lose their power in this order while several threads write: leg a differs from all others."""
+    await volume.legs("".join(sorted(ids)))
+    await volume.assemble("".join(sorted(ids)))
+    async with Load(volume) as load:
+        images = await load.power_fails(ids)
+    await volume.stop()
+    await volume.restore(images)
+    for leg in set(ids) - {"a"}:
+        assert await volume.differing("a", leg), "nothing was in flight"
+
+
+async def take_back(volume: Volume, legs: str, *, together: bool) -> None:
+    """Add legs by a delta in this order: while the one before is copied, or when it is in sync and after a write."""
+    await md.set_speed(volume.array, SLOW_KIB if together else 0)
+    for leg, block in zip(legs, (300, 320), strict=False):
+        await volume.gate_hold(leg)
+        await volume.add(leg, delta=True)
+        if not together:
+            await volume.in_sync(leg)
+            await volume.write(block, 3)
+    await md.set_speed(volume.array, 0)
+    for leg in legs:
+        await volume.in_sync(leg)
 
 
 async def test_after_a_reassembly_the_dirty_chunks_bring_the_leg_back_equal(volume: Volume) -> None:
@@ -57,54 +85,50 @@ async def test_a_slot_that_is_new_gets_no_delta(volume: Volume) -> None:
     assert (await volume.look()).sync_action != "frozen"
 
 
-async def test_after_a_crash_with_writes_in_flight_the_source_wins_everywhere(volume: Volume) -> None:
-    """The legs differ where writes were in flight; the bitmap on the source covers all of it."""
-    await volume.legs("ab")
-    await volume.assemble("ab")
-    await volume.write(0, 40)
-    await asyncio.sleep(0)
-    images = await volume.images("ab", scribble={"b": 30})
-    await volume.stop()
-    await volume.restore(images)
-    assert await volume.differing("a", "b")
-    dirty = await volume.dirty("ab")
-    await volume.assemble("a", disks=2, dirty=dirty)
-    await volume.write(200, 3)
-    await volume.add("b", delta=True)
-    await volume.in_sync("b")
-
-
-async def test_three_legs_dropped_one_after_the_other_come_back_together(volume: Volume) -> None:
+@pytest.mark.parametrize("together", [True, False], ids=["together", "one by one"])
+@pytest.mark.parametrize("back", ["bc", "cb"])
+@pytest.mark.parametrize("dropped", ["bc", "cb"])
+async def test_three_legs_dropped_and_returning_in_every_order(
+    volume: Volume, dropped: str, back: str, together: bool
+) -> None:
     await volume.legs("abc")
     await volume.assemble("abc")
     await volume.write(0, 10)
-    await volume.drop("c")
-    await volume.write(100, 5)
-    await volume.drop("b")
-    await volume.write(200, 5)
+    for leg, block in zip(dropped, (100, 200), strict=True):
+        await volume.drop(leg)
+        await volume.write(block, 5)
     await volume.stop()
-    dirty = await volume.dirty("a")
-    await volume.assemble("a", disks=3, dirty=dirty)
+    await volume.assemble("a", disks=3, dirty=await volume.dirty("a"))
     await volume.write(210, 2)
-    for leg in "cb":
-        await volume.gate_hold(leg)
-        await volume.add(leg, delta=True)
-    await volume.in_sync("b")
-    await volume.in_sync("c")
+    await take_back(volume, back, together=together)
+
+
+@pytest.mark.parametrize("failing", ["ab", "ba"], ids=["the source first", "the source last"])
+async def test_after_a_crash_under_load_the_source_wins_everywhere(volume: Volume, failing: str) -> None:
+    """The legs differ where writes were in flight; the bitmaps cover all of it."""
+    await crashed(volume, failing)
+    await volume.assemble("a", disks=2, dirty=await volume.dirty("ab"))
+    await volume.write(20, 3)
+    await take_back(volume, "b", together=False)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "one by one"])
+@pytest.mark.parametrize("back", ["bc", "cb"])
+async def test_after_a_crash_under_load_two_legs_return_in_every_order(
+    volume: Volume, back: str, together: bool
+) -> None:
+    await crashed(volume, "abc")
+    await volume.assemble("a", disks=3, dirty=await volume.dirty("abc"))
+    await volume.write(20, 3)
+    await take_back(volume, back, together=together)
 
 
 async def test_after_a_crash_the_source_dies_while_two_others_catch_up(volume: Volume) -> None:
     """Its gate holds all of it, copies and writes; nothing that was not copied is called in sync meanwhile."""
-    await volume.legs("abc")
-    await volume.assemble("abc")
-    await volume.write(0, 2 * BLOCKS // 3)
-    images = await volume.images("abc", scribble={"b": 30, "c": 200})
-    await volume.stop()
-    await volume.restore(images)
-    assert await volume.differing("a", "b")
+    await crashed(volume, "abc")
     dirty = [(0, BLOCKS * BLOCK // MIB - 1)]  # all of it, so that it takes a while
     await volume.assemble("a", disks=3, dirty=dirty)
-    await md.set_speed(volume.array, 2000)
+    await md.set_speed(volume.array, SLOW_KIB)
     for leg in "bc":
         await volume.gate_fail(leg)
         await volume.add(leg, delta=True)

@@ -268,6 +268,29 @@ async def test_a_lost_remote_leg_is_dropped_and_comes_back_by_a_delta(wire: Wire
     await volume.in_sync("b")
 
 
+async def test_a_namespace_that_is_back_under_another_number_is_taken_up(wire: Wire) -> None:
+    """The NVMe device below goes while the gate holds; array and gate never see that another one came."""
+    volume = wire.volume
+    await wire.mirrored()
+    before = await wire.connect("b")
+    writer = volume.start_write(40, 8)
+    await wire.target.unexport(wire.nqn("b"))
+    await wire.host.disconnect(wire.nqn("b"))
+    await volume.held("b")
+    assert not Path(f"/sys/dev/block/{before}").exists()
+    await wire.export("b")
+    after = await wire.connect("b")
+    assert after != before, "the path holds the old number"
+    await volume.swap_path("b", after)
+    await volume.reinstate("b")
+    await asyncio.wait_for(writer, 10)
+    devices = await dm.list()
+    path, gate = devices[names.path(volume.uuid, "b")], devices[names.gate(volume.uuid, "b")]
+    assert (path.major_minor, gate.major_minor) == (volume.path_number("b"), volume.gate_number("b"))
+    assert layout.lies_on(path.table, after)
+    assert (await volume.look()).degraded == 0
+
+
 async def test_a_silent_network_is_noticed_and_the_connection_comes_back(wire: Wire) -> None:
     """Packets are dropped: the keep-alive notices, the gate holds, and the same connection goes on afterwards."""
     volume = wire.volume

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from rig import Volume, md, until
+from rig import BLOCKS, Volume, md, until
 
 from millpond_core.errors import DeadlineExceeded
+from millpond_core.units import SECTOR
 
 SLOW_KIB = 3000  # 31 MiB take ten seconds
 
@@ -148,6 +149,40 @@ async def test_a_freeze_behind_a_held_source_is_given_up_and_works_later(
     await md.freeze(volume.array)
     await md.set_speed(volume.array, 0)
     await md.unfreeze(volume.array)
+    await volume.in_sync("b")
+
+
+async def test_a_checkpoint_can_pass_what_was_never_copied(volume: Volume) -> None:
+    """Kernel fact 13, and why none is carried over: an array that began there would call a differing leg in sync."""
+    await volume.legs("ab", holding="a")
+    await volume.assemble("a", disks=2)
+    await volume.write(0, BLOCKS)
+    await _rebuilding(volume, "b")
+    await volume.break_leg("a")
+    await volume.held("a")
+    halting = asyncio.create_task(md.freeze(volume.array))
+    await until(lambda: _is(volume, "frozen"), "the copy is told to halt")
+    await volume.gate_fail("a")
+    await asyncio.wait_for(halting, 10)
+    checkpoint = await _checkpoint(volume, "b")
+    await volume.heal("a")
+    await volume.reinstate("a")
+    await volume.gate_hold("a")
+    source, copy = await volume.data("a"), await volume.data("b")
+    places = range(0, len(copy), SECTOR)
+    copied = next(at for at in places if copy[at : at + SECTOR] != source[at : at + SECTOR])
+    assert checkpoint * SECTOR > copied
+    await md.unfreeze(volume.array)
+
+    async def given_up() -> bool:
+        array = await volume.look()
+        (member,) = [m for m in array.members if m.major_minor == volume.gate_number("b")]
+        assert "in_sync" not in member.flags
+        return member.slot is None and array.sync_action == "idle"
+
+    await until(given_up, "this array does not go on there: the leg loses its place")
+    await md.set_speed(volume.array, 0)
+    await volume.add("b", delta=False)
     await volume.in_sync("b")
 
 

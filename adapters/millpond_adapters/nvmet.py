@@ -45,7 +45,7 @@ class NvmeTcpTarget:
     async def connected(self, port: int) -> Sequence[str]:
         # The kernel does not say which hosts a subsystem has; the sockets do. The target closes one whose host is
         # silent for longer than its keep-alive time.
-        tables = (sysfs.peek(self._proc / "net" / name) for name in ("tcp", "tcp6"))
+        tables = (sysfs.lines(self._proc / "net" / name) for name in ("tcp", "tcp6"))
         return sorted({peer for table in tables for peer in peers(table, port)})
 
     async def export(
@@ -212,11 +212,11 @@ class NvmeTcpTarget:
             raise told from error
 
 
-def peers(table: str, port: int) -> Iterator[str]:
+def peers(table: Sequence[str], port: int) -> Iterator[str]:
     """Addresses at the other end of established connections to a local port, from ``/proc/net/tcp`` or ``tcp6``
     (Documentation/networking/proc_net_tcp.rst: words of 32 bits in the machine's own order, in hexadecimal digits).
     """
-    for line in table.splitlines()[1:]:
+    for line in table[1:]:
         _, local, remote, state, *_ = line.split()
         if state == _ESTABLISHED and int(local.rpartition(":")[2], 16) == port:
             digits = remote.rpartition(":")[0]

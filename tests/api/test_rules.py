@@ -102,6 +102,15 @@ CASES = [
         {"spec": {"maintenance": {"intent": "Reboot", "until": "2027-01-15T08:00:00Z"}}},
         {"spec": {}},
     ),
+    Case(
+        "shutdown of no boot in particular",
+        "says which boot a Shutdown ends",
+        "spec.maintenance.bootId",
+        StorageNode,
+        {"spec": {"maintenance": {"intent": "Shutdown"}}},
+        {"spec": {"maintenance": {"intent": "Shutdown", "bootId": "0b1f"}}},
+        {"spec": {}},
+    ),
     of_volume("stripe size 5000", "must be a power of two", "layout.stripeSize", {"layout": {"stripeSize": 5000}}, {}),
     of_volume(
         "stripes",

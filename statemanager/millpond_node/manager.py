@@ -172,7 +172,7 @@ class StateManager:
             self.writer.again(StorageNode, node.metadata.name)
             self.volumes.host_nqn = names.host_nqn(self.devices.cluster, self._config.node)
             self.volumes.host_id = names.host_id(self.devices.cluster, self._config.node)
-            self.volumes.ask_all()
+            self.volumes.hosts_are_new()
         self._node = node
         self._report()
 

@@ -297,6 +297,11 @@ class Volumes:
             ending=self.ending,
         )
 
+    def hosts_are_new(self) -> None:
+        """The database was made anew, and with it the names under which nodes connect."""
+        self._host_nqns.clear()
+        self.ask_all()
+
     async def _attach_host(self, node: str) -> str:
         """Host NQN of the attach node; it never changes while its StorageNode lives."""
         if node in ("", self._config.node):

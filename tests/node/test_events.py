@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from node_cluster import Cluster
 
+from millpond_core import names
 from millpond_core.errors import Unavailable
+from millpond_core.model import StorageDevice, StorageNode
 from millpond_core.model.virtualvolume import OnFailure
 
 
@@ -55,3 +57,25 @@ async def test_a_silent_api_server_does_not_fill_the_log(
         await cluster.pass_time(5)
     said = [record.getMessage() for record in caplog.records if "heartbeat" in record.getMessage()]
     assert said == ["heartbeat: no answer", "heartbeat: goes on"]
+
+
+async def test_a_leg_is_offered_under_the_names_of_a_database_that_was_made_anew(tmp_path: Path) -> None:
+    """Hosts are named after the cluster: whoever offered a leg to the old name would refuse the new one for ever."""
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        for node in cluster.nodes:
+            await cluster.disk(node, "nvme1")
+        await cluster.volume("v", "n1", "n2")
+        await cluster.attach("v", "n1")
+        await cluster.detach("v")
+        before = (await cluster.kube.get(StorageNode, "n1")).status.host_nqn
+        old = (await cluster.kube.raw("GET", "/api/v1/namespaces/kube-system"))["metadata"]["uid"]
+        await cluster.kube.raw("DELETE", "/api/v1/namespaces/kube-system")
+        await cluster.kube.raw("POST", "/api/v1/namespaces", {"metadata": {"name": "kube-system"}})
+        for node in cluster.nodes:
+            await cluster.kube.delete(StorageNode, node)
+            taken_over = {"metadata": {"annotations": {names.ANNOTATION_FROM_CLUSTER: old}}}
+            await cluster.kube.merge(StorageDevice, f"{node}-nvme1", taken_over)
+        await cluster.pass_time(10)
+        assert (await cluster.kube.get(StorageNode, "n1")).status.host_nqn not in ("", before)
+        await cluster.attach("v", "n1")
+        assert cluster.in_sync("v") == ["a", "b"]

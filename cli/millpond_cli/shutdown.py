@@ -18,7 +18,7 @@ from millpond_core.errors import Conflict, DeadlineExceeded, NotFound
 from millpond_core.instants import span
 from millpond_core.master import workloads as w
 from millpond_core.master.conditions import find
-from millpond_core.master.maintenance import READY
+from millpond_core.master.maintenance import READY, volume_title
 from millpond_core.model import StorageNode, VirtualVolume
 from millpond_core.ports import Kube
 
@@ -97,9 +97,9 @@ async def survey(kube: Kube) -> Survey:
         pods += [user for pod in found.get("items", ()) if (user := _user(pod, by_claim))]
     return Survey(
         nodes=sorted(nodes, key=lambda node: node.metadata.name),
-        attached={_title(volume): volume.status.attachment.node for volume in volumes},
+        attached={volume_title(volume): volume.status.attachment.node for volume in volumes},
         pods=pods,
-        rebuilding=[_title(one) for one in volumes if any(leg.state != "InSync" for leg in one.status.mapping.legs)],
+        rebuilding=[volume_title(one) for one in volumes if _is_rebuilt(one)],
     )
 
 
@@ -164,6 +164,10 @@ async def _end(kube: Kube, pod: User) -> None:
         return  # it has ended
 
 
+def _is_rebuilt(volume: VirtualVolume) -> bool:
+    return any(leg.state != "InSync" for leg in volume.status.mapping.legs)
+
+
 def _not_down(node: StorageNode) -> str:
     said = find(node.status.conditions, READY)
     if said is None or said.observed_generation < node.metadata.generation:
@@ -179,11 +183,6 @@ def _user(pod: Mapping[str, Any], volumes: Mapping[str, VirtualVolume]) -> User 
     owners = [owner["kind"] for owner in meta.get("ownerReferences", ()) if owner.get("controller")]
     controller = "Node" if w.MIRROR in meta.get("annotations", {}) else next(iter(owners), "")
     return User(meta["namespace"], meta["name"], meta["uid"], pod["spec"]["nodeName"], controller, claims)
-
-
-def _title(volume: VirtualVolume) -> str:
-    claim = volume.metadata.annotations.get(names.ANNOTATION_CLAIM)
-    return f"{volume.metadata.name} ({claim})" if claim else volume.metadata.name
 
 
 @click.command()

@@ -94,7 +94,7 @@ def _down(world: World, node: StorageNode) -> Says:
     if node.intent() == "None":
         return Says(READY, False, "Back", "it is back from the shutdown, and as any other node again")
     there = (world.volumes[one] for one in sorted(world.volumes_at(node.metadata.name)))
-    used = [f"{_title(volume)} on {at}" for volume in there if (at := volume.status.attachment.node)]
+    used = [f"{volume_title(volume)} on {at}" for volume in there if (at := volume.status.attachment.node)]
     if used:
         more = f" and {len(used) - 5} more" if len(used) > 5 else ""
         return Says(READY, False, "InUse", f"not yet: in use are {', '.join(used[:5])}{more}, until their pods end")
@@ -137,7 +137,7 @@ def _here(volume: VirtualVolume, node: str) -> Iterator[Hindrance]:
     there = [leg for leg in (*volume.status.mapping.legs, *volume.status.spares) if leg.node == node]
     if not there:
         return
-    legs = f"leg {', '.join(leg.id for leg in there)} of {_title(volume)}"
+    legs = f"leg {', '.join(leg.id for leg in there)} of {volume_title(volume)}"
     if any(not leg.releasing for leg in there) and not volume.status.attachment.node:
         yield Hindrance("LegsHere", f"{legs} is copied to another node when a pod uses the volume")
     else:
@@ -150,7 +150,7 @@ def _away(world: World, volume: VirtualVolume, node: str, now: float) -> Iterato
     elsewhere = [leg for leg in v.in_reach(world, volume) if leg.node != node and v.reached(volume, leg)]
     stay = [leg for leg in elsewhere if not _may_go(world, leg.node, now)]
     enough = volume.spec.on_failure.min_in_sync
-    title = _title(volume)
+    title = volume_title(volume)
     if here and len(stay) < enough:
         if volume.spec.layout.copies <= enough:
             yield Hindrance("OneCopy", f"{title} cannot be read or written without its copy here: {_ADD}")
@@ -182,7 +182,8 @@ def _is_copied(world: World, volume: VirtualVolume, leg: Leg) -> bool:
     return leg.state == "Rebuilding" and there and not stopped
 
 
-def _title(volume: VirtualVolume) -> str:
+def volume_title(volume: VirtualVolume) -> str:
+    """A volume for a sentence: its name, and its claim where it has one."""
     claim = volume.metadata.annotations.get(names.ANNOTATION_CLAIM)
     return f"{volume.metadata.name} ({claim})" if claim else volume.metadata.name
 

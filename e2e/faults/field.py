@@ -263,12 +263,14 @@ class Field:
             if name in self.operators:
                 self.operators.pop(name).end(grace=0)
 
-    def change_etcd(self, change: Callable[[Path], object]) -> None:
+    def change_etcd(self, change: Callable[[Path], object], *, empty: bool = False) -> None:
         """Let ``change`` have etcd's folder while neither it nor the API server runs; the operator does not run
-        afterwards either.
+        afterwards either. ``empty``: nothing is left in it, and the cluster is a new one.
         """
         self.end_operator()
         self.plane.restart(change)
+        if empty:
+            self._make_objects()
 
     def signal_process(self, name: str, number: signal.Signals) -> None:
         """A signal to a process of the control plane: ``etcd``, ``kube-apiserver``, ``operator``."""

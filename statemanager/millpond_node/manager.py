@@ -170,9 +170,7 @@ class StateManager:
     def _know(self, node: StorageNode) -> None:
         if self._node is None or self._node.metadata.uid != node.metadata.uid:
             self.writer.again(StorageNode, node.metadata.name)
-            self.volumes.host_nqn = names.host_nqn(self.devices.cluster, self._config.node)
-            self.volumes.host_id = names.host_id(self.devices.cluster, self._config.node)
-            self.volumes.hosts_are_new()
+            self.volumes.ask_all()  # the cluster may be another, and with it every host's name
         self._node = node
         self._report()
 
@@ -190,8 +188,8 @@ class StateManager:
             api_level=API_LEVEL,
             version=self._config.version,
             addresses=[self._config.address],
-            host_nqn=self.volumes.host_nqn,
-            host_id=self.volumes.host_id,
+            host_nqn=self.volumes.host_nqn(self._config.node),
+            host_id=self.volumes.host_id(),
             connected=self._connected,
             boot_id=self._boot_id,
             kernel=self._config.kernel,

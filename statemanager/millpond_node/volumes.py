@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 from collections.abc import Callable, Coroutine, Iterable
@@ -140,11 +139,8 @@ class Volumes:
         """What is reported, for whoever looks on the node itself while the API server is away."""
         self.work = Work("volume", self._reconcile)
         self.volumes: dict[str, Volume] = {}
-        self.host_nqn = ""
-        self.host_id = ""
         self.reconciled: Callable[[str], None] = lambda name: None
         """Called after each round of a volume."""
-        self._host_nqns: dict[str, str] = {}
         self._watched: dict[str, Callable[[], None]] = {}
         self._shapes: dict[str, object] = {}
         self.ending = False
@@ -280,9 +276,9 @@ class Volumes:
         return Around(
             node=self._config.node,
             address=self._config.address,
-            host_nqn=self.host_nqn,
-            host_id=self.host_id,
-            attach_host_nqn=await self._attach_host(volume.status.attachment.node),
+            host_nqn=self.host_nqn(self._config.node),
+            host_id=self.host_id(),
+            attach_host_nqn=self.host_nqn(volume.status.attachment.node),
             now=self._ports.clock.boottime(),
             down_since=known.down_since,
             failed_devices=await self._failed(known),
@@ -297,20 +293,16 @@ class Volumes:
             ending=self.ending,
         )
 
-    def hosts_are_new(self) -> None:
-        """The database was made anew, and with it the names under which nodes connect."""
-        self._host_nqns.clear()
-        self.ask_all()
+    def host_nqn(self, node: str) -> str:
+        """NQN under which a node connects, this one or another; empty: not known yet. It is made of what every node
+        knows, since one that was read from another node could still be of a database that is gone.
+        """
+        cluster = self._devices.cluster
+        return names.host_nqn(cluster, node) if cluster and node else ""
 
-    async def _attach_host(self, node: str) -> str:
-        """Host NQN of the attach node; it never changes while its StorageNode lives."""
-        if node in ("", self._config.node):
-            return self.host_nqn
-        if not self._host_nqns.get(node):
-            with contextlib.suppress(MillpondError, TimeoutError):
-                async with asyncio.timeout(_ASK_SECONDS):
-                    self._host_nqns[node] = (await self._ports.kube.get(StorageNode, node)).status.host_nqn
-        return self._host_nqns.get(node, "")
+    def host_id(self) -> str:
+        cluster = self._devices.cluster
+        return names.host_id(cluster, self._config.node) if cluster else ""
 
     async def _failed(self, known: Volume) -> frozenset[str]:
         """Devices that their nodes report as failed, under legs that cannot be reached from here."""
@@ -463,8 +455,9 @@ class Volumes:
         for one in report.progress:
             began = known.rate.setdefault(one.leg, (now, one.done_bytes))
             rate = int((one.done_bytes - began[1]) / (now - began[0])) if now > began[0] else 0
-            progress.append(msgspec.structs.replace(one, rate=max(rate, 0)))
-        known.rate = {leg: began for leg, began in known.rate.items() if leg in {p.leg for p in progress}}
+            progress.append(msgspec.structs.replace(one, rate=0 if one.halted else max(rate, 0)))
+        copying = {one.leg for one in progress if not one.halted}
+        known.rate = {leg: began for leg, began in known.rate.items() if leg in copying}
         return msgspec.structs.replace(report, paths=paths, progress=progress)
 
     # --- the kernel's own news ---

@@ -1,4 +1,4 @@
-"""etcd goes back to what it was: no old mapping comes into force, and the labels bring the volume back."""
+"""etcd goes back to what it was, or is gone: no old mapping comes into force, and the labels bring the volume back."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from faults.field import NAMES, Object
-from faults.suite import Suite
+from faults.field import DISKS, NAMES, Object
+from faults.suite import ATTACH_SECONDS, Suite
 from faults.volume import GRACE_SECONDS
 from lab.api import wait_for
 from lab.progress import say
@@ -102,5 +102,28 @@ def test_an_etcd_that_is_restored_from_an_old_backup_brings_no_old_mapping_into_
         brought = volume.see()["status"]["mapping"]
         assert brought["generation"] == newest["generation"]
         assert {leg["id"] for leg in brought["legs"]} == {leg["id"] for leg in newest["legs"]}
+    suite.make_whole()
+    assert suite.look() == []
+
+
+def test_an_etcd_that_is_lost_is_made_anew_from_the_labels(suite: Suite, tmp_path: Path) -> None:
+    volume, field = suite.volume, suite.field
+    volume.writes(seconds=BOUND_SECONDS, more=100)
+    attach = volume.node()
+    volume.end()
+    before = volume.see()["status"]
+    old = field.api.request("GET", "/api/v1/namespaces/kube-system")["metadata"]["uid"]
+    with operator_back(suite):
+        field.change_etcd(shutil.rmtree, empty=True)
+        assert volume.see() == {"status": {}}, "nothing of it is left"
+        wait_for(lambda: len(field.items("storagenodes")) == len(NAMES), "every node is known", seconds=BOUND_SECONDS)
+        say("   " + imported(suite, tmp_path, "--from-cluster", old).replace("\n", "\n   "))
+        after = volume.see()["status"]
+        assert after["mapping"]["generation"] == before["mapping"]["generation"]
+        assert {leg["id"] for leg in after["mapping"]["legs"]} == {leg["id"] for leg in before["mapping"]["legs"]}
+    assert len(field.items("storagedevices")) == len(NAMES) * len(DISKS), "those without a leg as well"
+    volume.make_persistent()
+    volume.attach(attach, seconds=ATTACH_SECONDS)
+    volume.begin(attach)
     suite.make_whole()
     assert suite.look() == []

@@ -60,9 +60,7 @@ def successor(world: World, plan: Plan, name: str) -> str:
     """How much of the plan goes to the device that takes another's place. Raises NotFound; Invalid: nothing can."""
     new, old = world.devices.get(name), world.devices[plan.device]
     if new is None:
-        raise NotFound(
-            f"there is no StorageDevice {name}: create it for the new disk, kubectl get snode -o yaml has it"
-        )
+        raise NotFound(f"there is no StorageDevice {name}: hand the new disk over with kubectl millpond adopt")
     if name == plan.device:
         raise Invalid(f"{name} cannot take its own place")
     if new.spec.pool != old.spec.pool:

@@ -32,12 +32,11 @@ class Faults(Shell, Protocol):
         """SIGKILL to a container of Millpond's; the kubelet starts it anew."""
         ...
 
-    def cut(self, node: str) -> None:
-        """Cut the node from the network over which legs are reached."""
-        ...
+    def link(self, node: str, *, legs: bool | None = None, api: bool | None = None) -> None:
+        """Cut or restore the networks over which it reaches other nodes' legs, and the API server.
 
-    def restore(self, node: str) -> None:
-        """Undo ``cut``."""
+        Without the second ``run`` may not work either.
+        """
         ...
 
     def power_off(self, node: str) -> None:
@@ -75,11 +74,8 @@ class LabFaults:
     def kill(self, node: str, pod: str, container: str) -> None:
         self._lab.node(node).kill_process(NAMESPACE, pod, container)
 
-    def cut(self, node: str) -> None:
-        self._lab.node(node).cut_link()
-
-    def restore(self, node: str) -> None:
-        self._lab.node(node).restore_link()
+    def link(self, node: str, *, legs: bool | None = None, api: bool | None = None) -> None:
+        self._lab.node(node).link(legs=legs, api=api)
 
     def power_off(self, node: str) -> None:
         self._lab.node(node).power_off()

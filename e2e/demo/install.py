@@ -74,7 +74,7 @@ def unclaimed(cluster: Cluster) -> dict[str, list[Object]]:
 
 
 def adopt(cluster: Cluster, *, per_node: int) -> list[str]:
-    """Make a StorageDevice of each node's first ``per_node`` unclaimed disks and wait until all are Online.
+    """Hand over empty disks with ``kubectl millpond adopt``, until each node has given ``per_node``.
 
     Returns the names of all StorageDevices.
     """
@@ -88,24 +88,22 @@ def adopt(cluster: Cluster, *, per_node: int) -> list[str]:
 
     cluster.wait(missing, "every node reports its disks", seconds=DISK_SECONDS, every=1)
     taken = _by_node(cluster.items("storagedevices"))
-    made = [
-        device(node, disk["serial"])
+    wanted = [
+        f"{node}/{disk['serial']}"
         for node, disks in found.items()
         for disk in sorted(disks, key=lambda disk: str(disk["serial"]))[: per_node - taken.get(node, 0)]
     ]
-    if made:
-        cluster.apply(*made)
-
-    def waiting() -> str:
-        devices = cluster.items("storagedevices")
-        return "; ".join(
-            f"{d['metadata']['name']} is {d.get('status', {}).get('phase', 'new')}: {_said(d)}"
-            for d in devices
-            if d.get("status", {}).get("phase") != "Online"
-        )
-
-    cluster.wait(waiting, "the disks are taken in", seconds=DISK_SECONDS)
+    if wanted:
+        hand_over(cluster, *wanted)
     return sorted(d["metadata"]["name"] for d in cluster.items("storagedevices"))
+
+
+def hand_over(cluster: Cluster, *disks: str) -> list[str]:
+    """``kubectl millpond adopt`` of disks, ``NODE/SERIAL`` each; returns the names of their StorageDevices, Online."""
+    done = cluster.millpond("adopt", *disks, "--wait", f"{DISK_SECONDS:.0f}s", "-o", "json", seconds=DISK_SECONDS + 60)
+    if done.returncode != 0:
+        raise DemoError(f"kubectl millpond adopt {' '.join(disks)}:\n{done.stderr.strip()}\n{done.stdout.strip()}")
+    return [each["metadata"]["name"] for each in json.loads(done.stdout)]
 
 
 def device(node: str, serial: str, **spec: Any) -> Object:
@@ -152,8 +150,3 @@ def _by_node(devices: Sequence[Object]) -> dict[str, int]:
     for each in devices:
         counts[each["spec"]["nodeName"]] = counts.get(each["spec"]["nodeName"], 0) + 1
     return counts
-
-
-def _said(found: Object) -> str:
-    status = found.get("status", {})
-    return status.get("message") or status.get("observation", {}).get("message") or "nothing said yet"

@@ -59,23 +59,14 @@ class Node:
         """Put a pulled disk back."""
         self.machine.plug(self.disk(disk))
 
-    def cut_link(self) -> None:
-        """Cut the node off the other nodes. It still reaches the API server, as over a management network."""
-        self.machine.set_link("nic-lan", up=False)
-
-    def restore_link(self) -> None:
-        """Undo :meth:`cut_link`."""
-        self.machine.set_link("nic-lan", up=True)
-
-    def isolate(self) -> None:
-        """Cut every link, the API server's too (and the lab's own: :meth:`run` does not work until :meth:`rejoin`)."""
-        self.machine.set_link("nic-lan", up=False)
-        self.machine.set_link("nic-wan", up=False)
-
-    def rejoin(self) -> None:
-        """Undo :meth:`isolate`."""
-        self.machine.set_link("nic-wan", up=True)
-        self.machine.set_link("nic-lan", up=True)
+    def link(self, *, legs: bool | None = None, api: bool | None = None) -> None:
+        """Cut or restore its links: to the other nodes, over which legs are reached, and to the API server, as over a
+        management network. The lab comes over the second: without it :meth:`run` does not work.
+        """
+        if legs is not None:
+            self.machine.set_link("nic-lan", up=legs)
+        if api is not None:
+            self.machine.set_link("nic-wan", up=api)
 
     def power_off(self) -> None:
         """Cut the power: whatever the node had not written to its disks is lost."""
@@ -84,11 +75,11 @@ class Node:
     def shut_down(self, *, seconds: float, cut_off: bool = False) -> None:
         """As an administrator does it: returns when the machine is off, LabError if it is not within ``seconds``.
 
-        ``cut_off``: :meth:`isolate` comes first, as where the network's services end before others do.
+        ``cut_off``: every link goes first, as where the network's services end before others do.
         """
         self.run("systemd-run", "--quiet", f"--on-active={3 if cut_off else 0}", "systemctl", "poweroff", "--no-block")
         if cut_off:
-            self.isolate()
+            self.link(legs=False, api=False)
         deadline = time.monotonic() + seconds
         while self.machine.alive():
             if time.monotonic() > deadline:

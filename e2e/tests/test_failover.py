@@ -1,11 +1,12 @@
-"""A node ends under a StatefulSet of one, by a power cut or shut down without being drained: its pod writes elsewhere
-soon, nothing acknowledged is lost, and the node comes back into sync by itself.
+"""A node is lost under a StatefulSet of one: by a power cut, shut down without being drained, or cut off from the API
+server while it runs on. Its pod writes elsewhere soon, nothing acknowledged is lost, and it comes back by itself.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -30,6 +31,8 @@ ATTACH_SECONDS = 150.0  # 60 of them if Kubernetes has to find out by itself tha
 RUN_SECONDS = 240.0
 BACK_SECONDS = 600.0
 OWN_LIST = "/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/acks/0/acks"
+KEPT = "/var/lib/kubelet/acks-{uid}"
+"""A second name of it: the kubelet removes the first with the pod, as soon as it hears that there is another."""
 SHUTDOWN_SECONDS = 240.0
 """A node without anything of ours takes a quarter of it; systemd would kill what is left only after 90 s."""
 
@@ -70,6 +73,10 @@ class Move:
         status = self.cluster.get("snode", self.dead).get("status", {})
         told = [each.get("message") for each in status.get("conditions", ()) if each["type"] == "NodeFailed"]
         return "" if status.get("phase") == "Failed" else f"{status.get('phase')}: {told}"
+
+    def case(self) -> str:
+        conditions = self.cluster.get("snode", self.dead)["status"]["conditions"]
+        return next(str(each["reason"]) for each in conditions if each["type"] == "Ready")
 
     def fenced(self) -> str:
         status = self.vvol()["status"]
@@ -114,27 +121,54 @@ class Move:
         return "" if set(states.values()) == {"InSync"} else f"{states}: {status.get('message', '')}"
 
 
-def cut_power(faults: Faults, node: str) -> None:
-    faults.power_off(node)
+@dataclass(frozen=True)
+class End:
+    """A way in which a node is lost to a cluster, and how it is undone."""
+
+    name: str
+    begin: Callable[[Faults, str], None]
+    undo: Callable[[Faults, str], None]
+    case: str = "NodeGone"
+    """What the record calls it."""
+    keeps: bool = True
+    """What its pod was told to the very last is on its disk afterwards."""
 
 
-def shut_down(faults: Faults, node: str) -> None:
-    """The volume is attached, mounted and written to, and so is its other leg; nothing of it may keep the node up."""
-    faults.shut_down(node, seconds=SHUTDOWN_SECONDS, cut_off=False)
+def power_on(faults: Faults, node: str) -> None:
+    faults.power_on(node)
 
 
-def shut_down_without_network(faults: Faults, node: str) -> None:
-    """Each write waits for the leg elsewhere, whose loss nobody can record any more: that may not keep it up either."""
-    faults.shut_down(node, seconds=SHUTDOWN_SECONDS, cut_off=True)
+ENDS = (
+    End("power_cut", lambda faults, node: faults.power_off(node), power_on, keeps=False),
+    # The volume is attached, mounted and written to, and so is its other leg; nothing of it may keep the node up.
+    End(
+        "shut_down",
+        lambda faults, node: faults.shut_down(node, seconds=SHUTDOWN_SECONDS, cut_off=False),
+        power_on,
+    ),
+    # Each write waits for the leg elsewhere, whose loss nobody can record any more: that may not keep it up either.
+    End(
+        "shut_down_without_network",
+        lambda faults, node: faults.shut_down(node, seconds=SHUTDOWN_SECONDS, cut_off=True),
+        power_on,
+    ),
+    # It runs on, and so does its pod: what that is told after the other leg is fenced would be lost.
+    End(
+        "cut_off_from_the_api_server",
+        lambda faults, node: faults.link(node, api=False),
+        lambda faults, node: faults.link(node, api=True),
+        case="CutOffFromApiServer",
+    ),
+)
 
 
-@pytest.mark.parametrize("end", [cut_power, shut_down, shut_down_without_network], ids=lambda end: end.__name__)
-def test_a_pod_moves_from_a_node_that_ends_and_the_node_comes_back(
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.name)
+def test_a_pod_moves_from_a_node_that_is_lost_and_the_node_comes_back(
     cluster: Cluster,
     faults: Faults,
     workload: MakeWorkload,
     request: pytest.FixtureRequest,
-    end: Callable[[Faults, str], None],
+    end: End,
 ) -> None:
     cluster.apply(storage_class("moving", grace=1800))
     work, story = workload(storage_class="moving"), Story()
@@ -152,12 +186,17 @@ def test_a_pod_moves_from_a_node_that_ends_and_the_node_comes_back(
         try:
             cluster.wait(lambda: "" if work.count(POD) > ENOUGH else "too few", "the pod writes", seconds=120)
             move = Move(cluster, work, story, volume, dead)
+            kept = KEPT.format(uid=move.uid)
+            faults.run(dead, "ln", OWN_LIST.format(uid=move.uid), kept)
             asked = time.monotonic()
             off = True
-            end(faults, dead)
+            end.begin(faults, dead)
             move.began = time.monotonic()
-            story.say(f"{dead} is off after {move.began - asked:.0f} s, {POD} and a leg of {volume} with it")
+            story.say(
+                f"{end.name}: {dead} is off after {move.began - asked:.0f} s, {POD} and a leg of {volume} with it"
+            )
             move.part("detection", move.detected, DETECT_SECONDS)
+            assert move.case() == end.case
             move.part("fence", move.fenced, FENCE_SECONDS)
             move.part("pod started elsewhere", move.started_elsewhere, FENCE_SECONDS)
             move.part("attach", move.attached, ATTACH_SECONDS)
@@ -171,12 +210,14 @@ def test_a_pod_moves_from_a_node_that_ends_and_the_node_comes_back(
             story.say(f"{len(acks.digests)} records acknowledged on {dead} are read back elsewhere")
 
             switched_on = time.monotonic()
-            faults.power_on(dead)
+            end.undo(faults, dead)
             off = False
-            if end is not cut_power:
-                # What its pod was told to the very last, when nobody outside could hear it any more.
-                own = faults.run(dead, "cat", OWN_LIST.format(uid=move.uid))
-                story.say(f"{len(read_back(work, 'records0', own).digests)} records on its own list are read back")
+            if end.keeps:
+                # When nobody outside could hear it any more.
+                own = read_back(work, "records0", faults.run(dead, "cat", kept))
+                assert len(own.digests) >= len(acks.digests)
+                story.say(f"{len(own.digests)} records on its own list are read back")
+            faults.run(dead, "rm", "-f", kept)
         finally:
             if off:
                 faults.power_off(dead)

@@ -32,6 +32,7 @@ BACKGROUND_KIB = 1024
 """The same for what can wait: md's own."""
 
 _SETTLE_SECONDS = 3.0
+_TURN_SECONDS = 2.0
 FREEZE_SECONDS = 5.0
 RUN_SECONDS = 20.0  # running reads the bitmap through every gate
 STOP_SECONDS = 20.0  # stopping flushes the bitmap through every gate
@@ -215,6 +216,7 @@ class MdRaid:
         deadline = loop.time() + _SETTLE_SECONDS
         while md.exists():
             try:
+                await self._its_turn(md)
                 # Also where nothing is in it yet: without this word a named array stays for ever.
                 await sysfs.write(md / "array_state", "clear", seconds=STOP_SECONDS)
                 break
@@ -222,7 +224,8 @@ class MdRaid:
                 break
             except Busy as error:
                 if loop.time() > deadline:
-                    raise Busy(f"array {name} cannot be stopped: it is open or a write waits in it") from error
+                    said = f"array {name} cannot be stopped: it is open or a write waits in it"
+                    raise Busy(f"{said} ({error})") from error
                 await asyncio.sleep(0.1)
         # A named array's folder goes a moment later; the name cannot be used again before.
         deadline = loop.time() + _SETTLE_SECONDS
@@ -230,6 +233,20 @@ class MdRaid:
             if loop.time() > deadline:
                 raise DeadlineExceeded(f"array {name} is stopped, but its device is still there: who has it open?")
             await asyncio.sleep(0.02)
+
+    @staticmethod
+    async def _its_turn(md: Path) -> None:
+        """Wait until nobody else changes the array. Raises Busy when that takes long, as where its start waits for a
+        leg.
+
+        Whoever stops an array waits in the kernel for its turn, and since 6.9 has marked the array as closing by then.
+        If he is killed while he waits the mark stays (``array_state_store`` in ``drivers/md/md.c``), and nothing opens
+        the array or stops it any more before the node boots anew. So we wait with a word that changes nothing.
+        """
+        try:
+            await sysfs.write(md / "metadata_version", METADATA, seconds=_TURN_SECONDS)
+        except DeadlineExceeded as error:
+            raise Busy(f"array {md.parent.name} waits for a leg, and cannot be stopped before that is over") from error
 
     def watch(self, name: str, changed: Callable[[], None]) -> Callable[[], None]:
         md = self._md(name)

@@ -85,6 +85,35 @@ async def test_a_stop_behind_a_held_bitmap_is_given_up_and_ends_with_the_gate(
     await until(gone, "the stop that was given up takes effect")
 
 
+async def test_an_array_whose_start_waits_for_a_leg_can_be_stopped_and_made_again(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is killed while it waits to stop an array leaves it closed for ever (6.9 and later): see ``Md.stop``."""
+    monkeypatch.setattr("millpond_adapters.md.RUN_SECONDS", 1.0)
+    monkeypatch.setattr("millpond_adapters.md.STOP_SECONDS", 1.0)
+    await volume.legs("ab")
+    await volume.break_leg("b")
+    with pytest.raises(DeadlineExceeded):
+        await volume.assemble("ab")
+    with pytest.raises(MillpondError):
+        await md.stop(volume.array)
+    await volume.heal("b")
+    await volume.reinstate("b")
+
+    async def stopped() -> bool:
+        try:
+            await md.stop(volume.array)
+        except Busy:
+            return False
+        return await md.get(volume.array) is None
+
+    await until(stopped, "the array is stopped", seconds=30)
+    monkeypatch.undo()
+    await volume.assemble("ab")
+    await volume.write(0, 20)
+    await volume.compare()
+
+
 async def test_a_watch_tells_of_a_lost_leg_and_of_a_rebuild(volume: Volume) -> None:
     await volume.legs("ab")
     await volume.assemble("ab")

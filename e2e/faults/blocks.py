@@ -1,6 +1,6 @@
 """Writes checksummed blocks to random places of a raw device, over and over; runs in a guest, on the standard library.
 
-    blocks.py DEVICE VOLUME BLOCKS --first SEQUENCE --threads N --rate R --own FILE
+    blocks.py DEVICE VOLUME BLOCKS --first SEQUENCE --rate R --own FILE
 
 Each block of 4096 bytes says which volume, which block and which sequence number it is. One line to standard output
 before a write is begun (``W block sequence``), one when it has been acknowledged, with FUA (``A block sequence``), or
@@ -25,6 +25,8 @@ BLOCK = 4096
 MAGIC = b"millpond"
 HEAD = struct.Struct(">8s16sQQ")
 STDOUT = 1
+THREADS = 4
+"""Thread ``n`` writes the blocks whose number leaves ``n``, with sequence numbers that do."""
 
 
 def make(volume: bytes, block: int, sequence: int) -> bytes:
@@ -49,7 +51,6 @@ def main() -> None:
     parser.add_argument("volume", type=bytes.fromhex)
     parser.add_argument("blocks", type=int)
     parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--rate", type=float, default=60)
     parser.add_argument("--own", metavar="FILE")
     given = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
         outputs.insert(0, os.open(given.own, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    threads = [threading.Thread(target=write, args=(given, own, ended)) for own in range(given.threads)]
+    threads = [threading.Thread(target=write, args=(given, own, ended)) for own in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -71,7 +72,7 @@ def write(given: argparse.Namespace, own: int, ended: threading.Event) -> None:
     buffer = mmap.mmap(-1, BLOCK)
     sequence, chance = given.first + own, random.Random()
     while not ended.is_set():
-        block = chance.randrange(given.blocks // given.threads) * given.threads + own
+        block = chance.randrange(given.blocks // THREADS) * THREADS + own
         buffer[:] = make(given.volume, block, sequence)
         say(f"W {block} {sequence}")
         try:
@@ -80,8 +81,8 @@ def write(given: argparse.Namespace, own: int, ended: threading.Event) -> None:
         except OSError as error:
             say(f"E {block} {sequence} {error.errno}")
             time.sleep(0.2)
-        sequence += given.threads
-        ended.wait(given.threads / given.rate)
+        sequence += THREADS
+        ended.wait(THREADS / given.rate)
 
 
 outputs = [STDOUT]

@@ -55,9 +55,9 @@ class Pod:
     def __init__(self, field: Field, node: str, front: str, ledger: Ledger) -> None:
         self.node, self.uid = node, str(uuid.uuid4())
         self._field, self._ledger = field, ledger
-        first, self._heard = ledger.hear()
+        self._first, self._heard = ledger.hear()
         argv = ["sh", "-c", _POD, "pod", self.uid, front, ledger.volume.hex(), str(ledger.blocks)]
-        argv += ["--first", str(first), "--rate", str(RATE), "--own", f"/run/blocks-{self.uid}"]
+        argv += ["--first", str(self._first), "--rate", str(RATE), "--own", f"/run/blocks-{self.uid}"]
         self.end = ""
         """How it ended; empty: it has not."""
         self._thread = threading.Thread(target=self._run, args=(argv,), daemon=True)
@@ -87,8 +87,11 @@ class Pod:
             self._thread.join(2.0)
             if self.alive() and time.monotonic() > deadline:
                 raise LabError(f"a write on {self.node} waits for more than {seconds:.0f} s")
-        if self._field.nodes[self.node].machine.alive():
-            self._ledger.read(self._field.run(self.node, "sh", "-c", _GONE, "gone", self.uid))
+        there = self._field.nodes[self.node].machine.alive()
+        own = self._field.run(self.node, "sh", "-c", _GONE, "gone", self.uid) if there else ""
+        self._ledger.read(own)
+        if not own:
+            self._ledger.cut_short(self._first)
 
 
 def virtual_volume(name: str, *, mib: int, copies: int = 2, **spec: Any) -> Object:

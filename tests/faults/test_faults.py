@@ -88,6 +88,24 @@ def test_what_a_writer_was_told_unheard_counts_as_well(ledger: Ledger) -> None:
     assert next(ledger.faults(0, content(0, 5, 0, 11))).startswith("lost: block 1")
 
 
+def test_what_a_writer_without_power_began_last_may_be_heard_of_nowhere(ledger: Ledger) -> None:
+    """Its lines go the same way as its power; one write of each thread is on its way to the disks."""
+    first, hear = ledger.hear()
+    hear(f"W 1 {first + 1}\nA 1 {first + 1}\nW 5 {first + 5}\nA 5 {first + 5}\nW 1 {first + 9}".encode())
+
+    def wrong(block: int, sequence: int) -> bool:
+        [*told] = ledger.faults(block, blocks.make(VOLUME, block, sequence))
+        return [each.partition(" has")[0] for each in told] == [f"wrong: block {block}"]
+
+    assert wrong(1, first + 9), "it has not ended"
+    ledger.cut_short(first)
+    assert not wrong(1, first + 9)
+    assert not wrong(5, first + 13)
+    assert wrong(1, first + 5), "that was begun elsewhere"
+    assert wrong(1, first + 10), "that is another thread's"
+    assert wrong(1, first + 1_000_009), "that is another writer's"
+
+
 def test_nobody_knows_when_that_came(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.gap()
     monkeypatch.setattr(time, "monotonic", lambda: 1e9)

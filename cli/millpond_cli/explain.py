@@ -10,7 +10,9 @@ from millpond_core.errors import Invalid
 from millpond_core.instants import parse as instant
 from millpond_core.instants import span
 from millpond_core.model import KINDS, Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model.operation import LongOperation
 from millpond_core.model.quiescence import Acknowledgement
+from millpond_core.units import format_bytes
 
 Explained = StorageNode | StorageDevice | VirtualVolume | Quiescence
 
@@ -69,6 +71,23 @@ def _other(obj: StorageNode | StorageDevice | VirtualVolume) -> Iterator[str]:
         yield f"  {obj.status.message}"
     if isinstance(obj, StorageNode) and (work := obj.spec.maintenance).intent != "None":
         yield f"  maintenance: {work.intent}{f' until {work.until}' if work.until else ''}"
+    if isinstance(obj, VirtualVolume):
+        yield from (f"  {line}" for operation in obj.status.operations for line in _operation(operation))
     for condition in obj.status.conditions:
         why = f": {condition.message}" if condition.message and condition.message != obj.status.message else ""
         yield f"  {condition.type} {condition.status} ({condition.reason}) since {condition.last_transition_time}{why}"
+
+
+def _operation(one: LongOperation) -> Iterator[str]:
+    """What is copied or compared, how far it is, and why."""
+    done, total = one.done_bytes, one.done_bytes + one.left_bytes
+    far = f", {format_bytes(done)} of {format_bytes(total)}" if one.state != "Waiting" and total else ""
+    rate = f" at {format_bytes(one.rate)}/s" if one.rate else ""
+    end = f", until about {one.expected_end[11:19]}" if one.expected_end else ""
+    by = f" by {', '.join(one.halted_by)}" if one.halted_by else ""
+    waits = f" ({one.message})" if one.message else ""
+    yield f"{one.id}: {one.state}{by}{waits}{far}{rate}{end}"
+    between = f"legs {', '.join(one.sources)}" if not one.target else f"leg {one.target}"
+    source = f" from leg {', '.join(one.sources)}" if one.target and one.sources else ""
+    place = f", in place of leg {one.replaces}" if one.replaces else ""
+    yield f"  {between}{' gets what it missed' if one.delta else ''}{source}{place}; {one.why}, {one.since}"

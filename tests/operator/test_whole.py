@@ -17,6 +17,7 @@ from millpond_core.instants import stamp
 from millpond_core.master.conditions import find
 from millpond_core.master.world import KINDS, Object
 from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model.operation import LongOperation
 from millpond_core.model.quiescence import QuiescenceSpec, Scope
 from millpond_core.model.virtualvolume import (
     Layout,
@@ -321,12 +322,17 @@ async def test_a_device_is_emptied_while_a_pod_writes(whole: Whole) -> None:
     leg = next(leg for leg in whole.vvol("v1").status.mapping.legs if leg.node != "n1")
     whole.checks.append(whole.scribble)
     fewest: list[int] = []
+    told: dict[str, LongOperation] = {}
     whole.checks.append(lambda: fewest.append(len(whole.in_sync("v1"))))
+    whole.checks.append(lambda: told.update({one.state: one for one in whole.vvol("v1").status.operations}))
     await whole.kube.merge(StorageDevice, leg.extents[0].device, {"spec": {"desiredState": "Drained"}})
     await whole.until(lambda: whole.sdev(leg.extents[0].device).status.phase == "Drained", seconds=200)
     whole.checks.clear()
     await whole.pass_time(2)
     assert min(fewest) == 2, "never with one copy less"
+    assert [(one.kind, one.target, one.replaces) for one in told.values()] == [("Move", "c", leg.id)] * len(told)
+    assert {*told} == {"Waiting", "Running"}
+    assert whole.vvol("v1").status.operations == []
     assert whole_again(whole, 3)
     whole.verify()
 

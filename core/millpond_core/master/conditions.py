@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -58,8 +59,9 @@ def applied(status: Wire, fields: Mapping[str, Any], *, keyed: Mapping[str, froz
         there = getattr(status, name)
         if name == "conditions" and mine is not None:
             there = [condition for condition in there if condition.type in mine]
-        if name == "conditions":
-            there, value = sorted(there, key=_type), sorted(value, key=_type)  # noqa: PLW2901 (order says nothing)
+        if key := _KEYS.get(name):
+            # The API server keeps what is there where it stands: the order says nothing.
+            there, value = sorted(there, key=key), sorted(value, key=key)  # noqa: PLW2901
         if there != value:
             return False
     return True
@@ -71,5 +73,5 @@ def partial(status: type[Wire], fields: Mapping[str, Any]) -> dict[str, Any]:
     return {encoded[name]: wire(value) for name, value in fields.items() if value is not None}
 
 
-def _type(condition: Condition) -> str:
-    return condition.type
+_KEYS: Mapping[str, Callable[[Any], str]] = {"conditions": attrgetter("type"), "operations": attrgetter("id")}
+"""What tells the elements of a list apart."""

@@ -16,13 +16,13 @@ from millpond_core import names
 from millpond_core.errors import Invalid
 from millpond_core.instants import clock, span
 from millpond_core.machine import USABLE
-from millpond_core.master import changes, conditions, scrub
+from millpond_core.master import changes, conditions, operations, scrub
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import Says
 from millpond_core.master.steps import Act, Apply, Decision, Notice, Refuse, Wait
 from millpond_core.master.world import World
 from millpond_core.model import VirtualVolume
-from millpond_core.model.virtualvolume import ClaimRef, Leg, Progress, VirtualVolumeStatus, VolumePhase
+from millpond_core.model.virtualvolume import ClaimRef, Leg, VirtualVolumeStatus, VolumePhase
 from millpond_core.units import format_bytes
 
 
@@ -48,6 +48,7 @@ def status(world: World, volume: VirtualVolume, decision: Decision, now: float) 
         "phase": phase,
         "copies": copies,
         "size_bytes": _size(volume),
+        "operations": operations.of(world, volume, now),
         "claim_ref": _claim(volume),
         "message": message,
         "conditions": conditions.conditions(
@@ -152,20 +153,15 @@ def _replacing(look: changes.Outlook) -> str:
 
 
 def _rebuilding(volume: VirtualVolume, leg: Leg) -> str:
-    progress = _progress(volume, leg)
+    progress = operations.progress(volume, leg.id)
     if not volume.status.attachment.node:
         return "is rebuilt when the volume is attached"
     path = v.path_report(volume, leg)
     if path is not None and path.member == "Stopped":
-        return _STOPPED.format(node=volume.status.attachment.node)
+        return operations.STOPPED.format(node=volume.status.attachment.node)
     if progress is None or not progress.total_bytes:
         return "is about to be rebuilt"
     return f"rebuilding{' what it missed' if progress.kind == 'Delta' else ''}, {v.how_far(progress)}"
-
-
-def _progress(volume: VirtualVolume, leg: Leg) -> Progress | None:
-    said = v.report(volume, volume.status.attachment.node)
-    return next((one for one in said.progress if one.leg == leg.id), None) if said else None
 
 
 def _under_way(world: World, volume: VirtualVolume, phase: VolumePhase, decision: Decision) -> str:
@@ -242,14 +238,9 @@ def _notices(volume: VirtualVolume, fields: dict[str, Any]) -> list[Notice]:
         notices.append(Notice(ready.reason, message, warning=True))
     if _NO_SPARE in message and _NO_SPARE not in volume.status.message:
         notices.append(Notice("NoRoom", message, warning=True))
-    if _CANNOT_COPY in message and _CANNOT_COPY not in volume.status.message:
+    if operations.CANNOT_COPY in message and operations.CANNOT_COPY not in volume.status.message:
         notices.append(Notice("CannotCopy", message, warning=True))
     return notices
 
 
 _NO_SPARE = "no spare can be placed"
-_CANNOT_COPY = "cannot be copied whole"
-_STOPPED = (
-    f"{_CANNOT_COPY}, no leg in sync can be read in one place, named in the kernel's log on {{node}}: pods that read "
-    "it get an error, writing it anew may heal it; tried again within the hour"
-)

@@ -18,6 +18,7 @@ from millpond_core.model.nodereport import (
     Progress,
     ScrubReport,
 )
+from millpond_core.model.operation import LongOperation
 from millpond_core.model.record import Attachment, Extent, Leg, LegState, Mapping
 from millpond_core.model.volumespec import (
     MAX_SIZE,
@@ -45,6 +46,7 @@ __all__ = [
     "Leg",
     "LegReport",
     "LegState",
+    "LongOperation",
     "Mapping",
     "NodeReport",
     "OnFailure",
@@ -128,6 +130,14 @@ class VirtualVolumeStatus(Wire, frozen=True, kw_only=True):
         ScrubInstruction | None, Meta(description="The last comparison of the legs that was instructed.")
     ] = None
     last_scrub: Annotated[ScrubResult | None, Meta(description="The last that came to its end.")] = None
+    operations: Annotated[
+        list[LongOperation],
+        Meta(
+            description="Long operations: what is copied or compared, why, how far it is, who halts it.",
+            max_length=13,
+            extra_json_schema=keyed("id"),
+        ),
+    ] = []
     claim_ref: Annotated[ClaimRef | None, Meta(description="The claim that this volume serves.")] = None
     message: Annotated[str, Meta(description="One sentence: what, why, what next, until when.")] = ""
     conditions: Annotated[

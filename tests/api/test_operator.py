@@ -141,6 +141,7 @@ async def test_a_claim_becomes_a_volume_whose_lost_leg_is_replaced(
         volume = await until(
             kube, "v1", lambda v, g=number + 2: v.status.phase == "Ready" and v.status.mapping.generation == g
         )
+        volume = await until(kube, "v1", lambda v: not v.status.operations)
     await over(kube, 2)
     resident = int(Path(f"/proc/{operator.pid}/statm").read_text().split()[1]) * 4096
     print(f"resident: {resident / MIB:.0f} MiB")

@@ -9,7 +9,7 @@ import pytest
 from master_world import NOW, SPARE, STALE, degraded, device, leg, legs, lost, mapped, quiescence, report, world
 
 from millpond_core.instants import parse
-from millpond_core.master import operations
+from millpond_core.master import conditions, operations
 from millpond_core.master.world import Health, Object, RebuildLimits
 from millpond_core.model import VirtualVolume
 from millpond_core.model.operation import LongOperation
@@ -52,6 +52,15 @@ def test_the_end_is_reckoned_anew_with_new_figures_only() -> None:
     assert only(after, now=NOW + 5) == first
     status = msgspec.structs.replace(after.status, nodes=copying(8))
     assert parse(only(msgspec.structs.replace(after, status=status), now=NOW + 5).expected_end) == NOW + 13
+
+
+def test_their_order_says_nothing() -> None:
+    """The API server keeps what is there where it stands: what was applied would never be found again."""
+    first = only(mapped(mapping=JOINED, nodes=copying(4)))
+    second = msgspec.structs.replace(first, id="rebuild-c", target="c")
+    status = mapped(operations=[second, first]).status
+    assert conditions.applied(status, {"operations": [first, second]})
+    assert not conditions.applied(status, {"operations": [first]})
 
 
 def test_a_halted_one_says_by_whom_and_from_where_it_goes_on() -> None:

@@ -11,9 +11,8 @@ import time
 import pytest
 
 from demo.cluster import Cluster
+from demo.ends import everything_is_there
 from demo.faults import Faults
-from demo.job import compare_in_sync
-from demo.reality import discrepancies
 from demo.session import MakeWorkload
 from demo.story import Story
 from demo.workload import storage_class
@@ -68,12 +67,5 @@ def test_a_leg_node_cut_off_from_the_storage_network_alone_is_named_and_catches_
     assert {*states()} == {leg["node"] for leg in legs}, "no spare was made for a node that came back in time"
     assert cluster.get("pod", "writer", "-n", work.namespace)["metadata"]["uid"] == uid
 
-    work.pause()
-    acks, text = work.acks()
-    verdict = work.verify("writer", text)
-    assert (verdict["checked"], verdict["lost"], verdict["wrong"]) == (len(acks.digests), 0, 0), verdict
-    assert acks.errors == 0
-    found = cluster.get("vvol", volume)
-    assert discrepancies(cluster, faults, found) == []
-    assert compare_in_sync(cluster, found, faults)[1] == []
-    story.say(f"{len(acks.digests)} records are read back, both legs are equal")
+    count = everything_is_there(cluster, faults, work)
+    story.say(f"{count} records are read back, both legs are equal")

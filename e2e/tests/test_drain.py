@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from demo.cluster import Cluster
+from demo.ends import everything_is_there
 from demo.faults import Faults
-from demo.job import compare_in_sync
-from demo.reality import discrepancies
 from demo.session import MakeWorkload
 
 pytestmark = [pytest.mark.timeout(2400), pytest.mark.usefixtures("all_disks")]
@@ -53,14 +52,8 @@ def test_a_device_is_emptied_as_planned(cluster: Cluster, faults: Faults, worklo
         assert cluster.get("sdev", device)["status"]["phase"] == "Drained"
         work.goes_on(seconds=400)
 
-        work.pause()
-        acks, text = work.acks()
-        verdict = work.verify("writer", text)
-        assert (verdict["checked"], verdict["lost"], verdict["wrong"]) == (len(acks.digests), 0, 0), verdict
-        assert acks.errors == 0
         found = cluster.get("vvol", volume)
         assert device not in {e["device"] for leg in found["status"]["mapping"]["legs"] for e in leg["extents"]}
-        assert discrepancies(cluster, faults, found) == []
-        assert compare_in_sync(cluster, found, faults)[1] == []
+        everything_is_there(cluster, faults, work)
     finally:
         cluster.kubectl("patch", "sdev", device, "--type=merge", "-p", '{"spec":{"desiredState":"InService"}}')

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from demo.cluster import Cluster
+from demo.ends import everything_is_there
 from demo.faults import Faults
-from demo.job import compare_in_sync
-from demo.reality import discrepancies
 from demo.session import MakeWorkload
 from demo.workload import Workload
 
@@ -55,11 +54,4 @@ def test_a_database_stands_still_and_goes_on(cluster: Cluster, faults: Faults, w
     acks, _ = work.acks()
     assert acks.longest_gap_ms(began) >= STILL_SECONDS * 1000, "with it, nothing is acknowledged meanwhile"
 
-    work.pause()
-    acks, text = work.acks()
-    verdict = work.verify("writer", text)
-    assert (verdict["checked"], verdict["lost"], verdict["wrong"]) == (len(acks.digests), 0, 0), verdict
-    assert acks.errors == 0
-    found = cluster.get("vvol", volume)
-    assert discrepancies(cluster, faults, found) == []
-    assert compare_in_sync(cluster, found, faults)[1] == []
+    everything_is_there(cluster, faults, work)

@@ -10,9 +10,9 @@ import pytest
 
 from demo import install
 from demo.cluster import Cluster
+from demo.ends import everything_is_there
 from demo.faults import Faults
-from demo.job import compare_in_sync, serial_of
-from demo.reality import discrepancies
+from demo.job import serial_of
 from demo.session import MakeWorkload
 from demo.story import Story
 from demo.workload import storage_class
@@ -60,15 +60,8 @@ def test_a_dead_disk_is_replaced_by_one_command(cluster: Cluster, faults: Faults
     assert dead not in {extent["device"] for leg in after for extent in leg["extents"]}
     work.goes_on(seconds=400)
     assert cluster.get("pod", "writer", "-n", work.namespace)["metadata"]["uid"] == uid
-    work.pause()
-    acks, text = work.acks()
-    verdict = work.verify("writer", text)
-    assert (verdict["checked"], verdict["lost"], verdict["wrong"]) == (len(acks.digests), 0, 0), verdict
-    assert acks.errors == 0
-    found = cluster.get("vvol", volume)
-    assert discrepancies(cluster, faults, found) == []
-    assert compare_in_sync(cluster, found, faults)[1] == []
-    story.say(f"{len(acks.digests)} records are read back, both legs are equal")
+    count = everything_is_there(cluster, faults, work)
+    story.say(f"{count} records are read back, both legs are equal")
 
     # The dead one may come back with what it held: nobody takes it in, and it is told what it is.
     faults.plug(lost["node"], serial)

@@ -11,6 +11,7 @@ import pytest
 from demo import install
 from demo.cluster import Cluster, Object
 from demo.database import POD, read_back, stateful_set
+from demo.ends import everything_is_there
 from demo.errors import DemoError
 from demo.faults import Faults
 from demo.job import compare_in_sync
@@ -58,15 +59,9 @@ def ends(cluster: Cluster, faults: Faults, work: Workload, before: Object) -> No
     after = cluster.get("pod", "writer", "-n", work.namespace)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert [each["restartCount"] for each in after["status"]["containerStatuses"]] == [0]
-    work.pause()
-    acks, text = work.acks()
-    verdict = work.verify("writer", text)
-    assert (verdict["checked"], verdict["lost"], verdict["wrong"]) == (len(acks.digests), 0, 0), verdict
-    assert acks.errors == 0
     found = cluster.get("vvol", work.volume())
     assert found["status"]["mapping"]["generation"] == 1
-    assert discrepancies(cluster, faults, found) == []
-    assert compare_in_sync(cluster, found, faults)[1] == []
+    everything_is_there(cluster, faults, work)
 
 
 def test_a_kubelet_is_restarted_under_a_pod_that_writes(

@@ -146,14 +146,14 @@ async def test_the_only_copy_of_a_volume_that_is_not_attached_stays(cluster: Clu
     assert (await cluster.device(leg.extents[0].device)).status.phase == "Drained", "the obstacle was the one named"
 
 
-async def test_a_dead_disk_is_replaced_after_the_grace_period(cluster: Cluster) -> None:
+async def test_a_dead_disk_that_is_replaced_is_not_waited_for(cluster: Cluster) -> None:
     await attached(cluster, grace=600)
     device = remote(await cluster.volume()).extents[0].device
     cluster.nodes.pull(device)
     await cluster.settle()
     plan, _ = await planned_and_done(cluster, "Replace", device)
     assert (plan.ends, plan.losses, plan.bytes) == ("Deleted", [], SIZE)
-    assert 590 < plan.wait_seconds <= 600
+    assert plan.wait_seconds < 10, "its grace period ends with the word that it does not come back"
     assert [move.fewest for move in plan.moves] == [1]
 
 

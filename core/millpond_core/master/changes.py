@@ -82,7 +82,8 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
             deferred.add(leg.id)
         elif leg.id in volume.spec.scrub.distrusted and leg.state != "Failed":
             lost.append((leg, v.Loss(math.inf, f"leg {leg.id} differs from another and is not to be trusted")))
-        elif leg.state == "Failed" or (loss and now >= loss.patience_ends(grace)):
+        elif leg.state == "Failed" or (loss and (now >= loss.patience_ends(grace) or v.leaving(world, leg))):
+            # What is to be emptied is not waited for: who replaces a dead disk knows that it does not come back.
             lost.append((leg, loss or v.Loss(math.inf, f"leg {leg.id} has failed")))
         elif loss:
             kept.append(leg)

@@ -56,7 +56,10 @@ def test_a_leg_node_cut_off_from_the_storage_network_alone_is_named_and_catches_
         story.say(f"{cut} is known to be cut off from the storage network after {took:.0f} s")
         assert cluster.get("snode", cut)["status"]["phase"] == "Ready", "its state manager is heard"
         work.goes_on(seconds=NAMED_SECONDS, more=100)
-        assert states()[cut] == "Stale", "who missed a write is recorded before the next is acknowledged"
+        # Its node is heard and offers it, so it may be tried again now and then, in vain.
+        assert states()[cut] in ("Stale", "Rebuilding"), (
+            "who missed a write is recorded before the next is acknowledged"
+        )
         assert {name for name, state in states().items() if state == "InSync"} == {node}
     finally:
         faults.link(cut, legs=True)

@@ -89,6 +89,15 @@ class Story:
         """Whether the device is what it was to become."""
         return (self._device.status.phase if self._device else "Deleted") == STATES[self._plan.deed]
 
+    def copying(self) -> bool:
+        """Whether a copy that was planned is still being made. A dead disk is given up before, and goes at once."""
+        planned = {step.what[:3] for move in self._plan.moves for step in move.steps if step.event == "Copied"}
+        return any(
+            leg.state == "Rebuilding" and (name, "Copied", leg.id) in planned
+            for name, volume in self.volumes.items()
+            for leg in volume.status.mapping.legs
+        )
+
     def stuck(self) -> set[str]:
         """Volumes of which the plan knew that they would stay."""
         return {move.volume for move in self._plan.moves if move.obstacle}

@@ -73,7 +73,8 @@ async def follow(kube: Kube, world: World, plan: Plan, accepted: Collection[str]
                 left = story.left()
                 if story.reached() or (plan.deed != "Replace" and story.emptied(may_go)):
                     await _catch_up(kube, story)
-                    return story.outcome(DONE, story.ended())
+                    if not story.copying():
+                        return story.outcome(DONE, story.ended())
                 if left and left <= may_go:
                     accepting = accepting or (plan.deed == "Replace" and await _accept(kube, plan, may_go, tell))
                 elif left and left <= story.stuck() | may_go and story.as_planned():

@@ -403,6 +403,29 @@ async def test_a_dead_disk_is_replaced_by_one_command(
     assert said.out.splitlines() == ["n2-d1 is Deleted: 1 leg given up, 400Mi copied", "as planned"]
 
 
+async def test_a_dead_disk_is_replaced_once_the_copy_is_made(
+    cluster: Cluster, invoke: Invoke, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its StorageDevice goes at once, as nothing can be given back."""
+    device = await claimed(cluster, grace=3600)
+    cluster.nodes.pull(device)
+    await cluster.settle()
+    cluster.nodes.nodes["n1"].slow_rebuild = True
+    looks = 0
+
+    def later() -> None:
+        nonlocal looks
+        looks += 1
+        cluster.nodes.nodes["n1"].slow_rebuild = looks < 200
+
+    async with everyone_acts(cluster, later):
+        assert await invoke("replace", device) == 0
+    assert {leg.state for leg in (await cluster.volume()).status.mapping.legs} == {"InSync"}
+    said = capsys.readouterr().out
+    assert "1 leg given up, 400Mi copied" in said
+    assert "as planned" in said
+
+
 @pytest.mark.parametrize(
     ("new", "why"),
     [

@@ -16,7 +16,7 @@ from millpond_core.master import volumes as v
 from millpond_core.master.world import World, scrubbing
 from millpond_core.model import VirtualVolume
 from millpond_core.model.operation import LongOperation
-from millpond_core.model.virtualvolume import Leg, Progress
+from millpond_core.model.virtualvolume import Leg
 
 CANNOT_COPY = "cannot be copied whole"
 STOPPED = (
@@ -30,12 +30,6 @@ def of(world: World, volume: VirtualVolume, now: float) -> list[LongOperation]:
     if not volume.status.mapping.generation or volume.metadata.deletion_timestamp:
         return []
     return sorted([*_copies(world, volume, now), *_comparison(world, volume, now)], key=lambda one: one.id)
-
-
-def progress(volume: VirtualVolume, leg: str = "") -> Progress | None:
-    """What the attach node tells of a leg that is rebuilt; of a comparison without one."""
-    said = v.report(volume, volume.status.attachment.node)
-    return next((one for one in said.progress if one.leg == leg), None) if said else None
 
 
 def waits(world: World, volume: VirtualVolume, leg: Leg, now: float) -> str:
@@ -52,7 +46,7 @@ def waits(world: World, volume: VirtualVolume, leg: Leg, now: float) -> str:
         return changes.queued(world, volume, now) or "begins with the next generation of the mapping"
     if path is not None and path.member == "Stopped":
         return STOPPED.format(node=node)
-    told = progress(volume, leg.id)
+    told = v.progress(volume, leg.id)
     return "" if told is not None and told.total_bytes else "is about to begin"
 
 
@@ -101,27 +95,22 @@ def _comparison(world: World, volume: VirtualVolume, now: float) -> Iterator[Lon
     wanted = volume.status.scrub
     if wanted is None or not scrubbing(volume):
         return
-    base = LongOperation(
-        id=f"scrub-{wanted.number}",
+    name = f"scrub-{wanted.number}"
+    base = next((one for one in volume.status.operations if one.id == name), None) or LongOperation(
+        id=name,
         kind="Scrub",
         state="Waiting",
         why="somebody asked for it" if wanted.reason == "Request" else "it is on its schedule",
         since=wanted.begun_at,
-        sources=[leg.id for leg in v.legs(volume) if leg.state == "InSync"],
     )
-    before = next((one for one in volume.status.operations if one.id == base.id), None)
-    base = (
-        msgspec.structs.replace(base, expected_end=before.expected_end, done_bytes=before.done_bytes)
-        if before
-        else base
-    )
-    told = progress(volume)
+    base = msgspec.structs.replace(base, sources=[leg.id for leg in v.legs(volume) if leg.state == "InSync"])
+    told = v.progress(volume)
     yield _at(now, world, volume, base, "" if told is not None and told.total_bytes else "is about to begin")
 
 
 def _at(now: float, world: World, volume: VirtualVolume, base: LongOperation, waiting: str) -> LongOperation:
     """An operation as it stands. ``base``: as it was, or as it begins."""
-    told = progress(volume, base.target)
+    told = v.progress(volume, base.target)
     if waiting or told is None:
         return msgspec.structs.replace(
             base,

@@ -135,8 +135,7 @@ def progress(volume: VirtualVolume) -> str:
     """How far a comparison is; empty: there is none."""
     if not scrubbing(volume):
         return ""
-    said = v.report(volume, volume.status.attachment.node)
-    one = next((p for p in said.progress if p.kind == "Scrub"), None) if said else None
+    one = v.progress(volume)
     if one is None or not one.total_bytes:
         return "its legs are about to be compared"
     return f"its legs are compared, {v.how_far(one)}"

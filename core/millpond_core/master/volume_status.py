@@ -153,7 +153,7 @@ def _replacing(look: changes.Outlook) -> str:
 
 
 def _rebuilding(volume: VirtualVolume, leg: Leg) -> str:
-    progress = operations.progress(volume, leg.id)
+    progress = v.progress(volume, leg.id)
     if not volume.status.attachment.node:
         return "is rebuilt when the volume is attached"
     path = v.path_report(volume, leg)

@@ -89,6 +89,12 @@ def holding(volume: VirtualVolume) -> dict[str, float]:
     return {path.id: at for path in said.paths if (at := parse(path.holding_since)) is not None} if said else {}
 
 
+def progress(volume: VirtualVolume, leg: str = "") -> Progress | None:
+    """What the attach node tells of a leg that is rebuilt; of a comparison without one."""
+    said = report(volume, volume.status.attachment.node)
+    return next((one for one in said.progress if one.leg == leg), None) if said else None
+
+
 def how_far(progress: Progress) -> str:
     """What is done of a long operation and how long it still takes, such as ``35%, ~4 min``: too coarse to be news at
     every look.

@@ -93,8 +93,8 @@ lab-down: ## Stop it and leave nothing behind
 bench-thread: generate-stubs ## The main thread's figures, into docs/performance.md
 	@$(PY) -m bench.thread --kernel $(KERNEL)
 
-bench-datapath: ## Reads and writes beside md, LVM and DRBD, into docs/performance.md (KERNEL=)
-	@$(PY) -m bench.datapath --kernel $(KERNEL)
+bench-datapath: ## Reads and writes beside md, LVM and DRBD, into docs/performance.md (KERNEL=, DISKS=ssd: slower ones)
+	@$(PY) -m bench.datapath --kernel $(KERNEL) $(if $(DISKS),--disks $(DISKS))
 
 bench-recovery: ## What a lost leg costs until there are two copies again, into docs/performance.md (KERNEL=)
 	@$(PY) -m bench.recovery --kernel $(KERNEL)

@@ -25,7 +25,9 @@ from millpond_core import layout, names
 from millpond_core.units import KIB, MIB, SECTOR
 
 VOLUME_BYTES = 128 * MIB
-_LOCAL, _REMOTE, _OPEN, _FINE, _NONE, _QUEUE, _INLINE = (f"00000000-0000-4000-8000-{n:012}" for n in range(1, 8))
+_LOCAL, _REMOTE, _OPEN, _FINE, _NONE, _QUEUE, _INLINE, _UNCOUNTED = (
+    f"00000000-0000-4000-8000-{n:012}" for n in range(1, 9)
+)
 _INLINE_PORT = names.NVME_PORT + 1
 _INLINE_BYTES = 256 * KIB
 _HOST, _HOST_ID = names.host_nqn("bench", "n1"), names.host_id("bench", "n1")
@@ -159,6 +161,16 @@ def open_(first: str, second: str) -> str:
     return asyncio.run(_millpond(_OPEN, [(first, False), (second, False)], gates=False))
 
 
+def uncounted(first: str, second: str) -> str:
+    """What the statistics of the array and of all layers below the front cost."""
+    made = asyncio.run(_millpond(_UNCOUNTED, [(first, False), (second, False)]))
+    within = [names.dm_path(layer(_UNCOUNTED, leg)) for layer in (names.leg, names.path, names.gate) for leg in "ab"]
+    for device in [*within, f"/dev/md_{names.array(_UNCOUNTED)}"]:
+        number = Path(device).stat().st_rdev
+        Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/iostats").write_text("0")
+    return made
+
+
 def fine(partition: str, own: str, peer: str) -> str:
     """A bitmap of a bit for each 64 KiB: what a shorter delta costs."""
     with mock.patch("millpond_adapters.md.bitmap_chunk_bytes", return_value=64 * KIB):
@@ -249,6 +261,7 @@ STACKS: dict[str, Callable[..., str]] = {
     "remote": remote,
     "drbd": drbd,
     "open": open_,
+    "uncounted": uncounted,
     "fine": fine,
     "none": partial(remote, uuid=_NONE, bitmap=False),
     "queue": queue,

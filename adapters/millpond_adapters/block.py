@@ -16,12 +16,13 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from millpond_adapters import rawio, sysfs
+from millpond_adapters import health, rawio, sysfs
 from millpond_adapters.label import NOTICE
 from millpond_adapters.patience import patiently
 from millpond_adapters.run import run
 from millpond_core import names
 from millpond_core.errors import Busy, CommandFailed, DeadlineExceeded, IOFailed, MillpondError
+from millpond_core.model.storagedevice import DiskWarning
 from millpond_core.observed import BlockDisk
 from millpond_core.units import SECTOR
 
@@ -96,6 +97,9 @@ class BlockDevices:
             raise
         except MillpondError:
             return False
+
+    async def warnings(self, path: str) -> Sequence[DiskWarning]:
+        return await health.warnings(path)
 
     def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
         return Watch(self._sys / "block", changed).stop

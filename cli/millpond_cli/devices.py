@@ -29,7 +29,7 @@ def _bytes(context: click.Context, parameter: click.Parameter, said: str) -> int
 
 
 _device = click.argument("device")
-_rate = click.option(
+rate_ = click.option(
     "--rate",
     default=format_bytes(RATE),
     show_default=True,
@@ -51,7 +51,7 @@ def _acts(command: Command) -> Command:
             help="This VirtualVolume may be left without a copy. Once for each that the plan names.",
         ),
         click.option("--no-wait", is_flag=True, help="Return when it is asked for; the operator does the rest."),
-        _rate,
+        rate_,
         form,
         _device,
         click.pass_obj,
@@ -67,12 +67,13 @@ def plan_() -> None:
     \b
     kubectl millpond plan drain n2-disk1
     kubectl millpond plan replace n2-disk1 --with n2-disk3 -o yaml
+    kubectl millpond plan maintain n2 --intent reboot --for 30m
     """
 
 
 def _plans(deed: Deed) -> Command:
     @form
-    @_rate
+    @rate_
     @_device
     @click.pass_obj
     def command(kubeconfig: str, device: str, rate: int, form: Format, new: str = "") -> None:

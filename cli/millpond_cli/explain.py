@@ -82,7 +82,8 @@ def _operation(one: LongOperation) -> Iterator[str]:
     """What is copied or compared, how far it is, and why."""
     done, total = one.done_bytes, one.done_bytes + one.left_bytes
     far = f", {format_bytes(done)} of {format_bytes(total)}" if one.state != "Waiting" and total else ""
-    rate = f" at {format_bytes(one.rate)}/s" if one.rate else ""
+    limit = f" of at most {format_bytes(one.max_rate)}/s" if one.max_rate else ""
+    rate = f" at {format_bytes(one.rate)}/s{limit}" if one.rate else ""
     end = f", until about {one.expected_end[11:19]}" if one.expected_end else ""
     by = f" by {', '.join(one.halted_by)}" if one.halted_by else ""
     waits = f" ({one.message})" if one.message else ""

@@ -1,4 +1,6 @@
-"""``kubectl millpond maintain``: say what is about to be done with a node, and wait until it may be taken away."""
+"""``kubectl millpond maintain``: say what is about to be done with a node, and wait until it may be taken away. And a
+plan of it.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,15 @@ from typing import Any
 
 import click
 
-from millpond_cli import terminal
+from millpond_cli import emptying, planned, terminal
+from millpond_cli.devices import Command, plan_, rate_
 from millpond_cli.follow import versions
 from millpond_cli.shown import Format, formatted
 from millpond_core.errors import DeadlineExceeded, NotFound
 from millpond_core.instants import seconds_stamp
+from millpond_core.master import foresight
 from millpond_core.master.conditions import find
+from millpond_core.master.foresight import Work
 from millpond_core.master.maintenance import READY, STAYS
 from millpond_core.model import Condition, StorageNode
 from millpond_core.ports import Kube
@@ -27,7 +32,7 @@ DONE, NOT_POSSIBLE, TIME_UP = 0, 3, 4
 BEGIN_SECONDS = 30.0
 """The operator has said something of the intent by then, or it does not run."""
 
-INTENTS = {"reboot": "Reboot", "replace": "Replace", "retire": "Retire"}
+INTENTS: dict[str, Work] = {"reboot": "Reboot", "replace": "Replace", "retire": "Retire"}
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -41,8 +46,8 @@ def duration(text: str) -> float:
     return float(sum(int(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+)([smhd])", text)))
 
 
-def wanted(intent: str | None, until: float | None) -> dict[str, Any]:
-    """The merge patch that says it; ``until``: seconds since the epoch. No ``intent``: that there is none any more."""
+def wanted(intent: str | None, until: float) -> dict[str, Any]:
+    """The merge patch that says it; ``until``: seconds since the epoch, 0: none. No ``intent``: that there is none."""
     if not intent:
         return {"spec": {"maintenance": None}}
     return {"spec": {"maintenance": {"intent": INTENTS[intent], "until": seconds_stamp(until) if until else None}}}
@@ -76,10 +81,54 @@ async def may_go(kube: Kube, node: StorageNode, patience: float, tell: Tell) -> 
     return said, TIME_UP
 
 
+_for = click.option(
+    "--for", "seconds", type=duration, metavar="DURATION", help="Reboot: how long its legs are waited for."
+)
+
+
+def _intent(*, required: bool) -> Callable[[Command], Command]:
+    said = "What is about to be done with NODE."
+    return click.option("--intent", type=click.Choice(list(INTENTS)), required=required, help=said)
+
+
+def _until(intent: str | None, seconds: float | None) -> float:
+    """When a node is to be back from a reboot (seconds since the epoch); 0: it is none. Raises UsageError."""
+    if (intent == "reboot") != (seconds is not None):
+        raise click.UsageError("say --for with --intent reboot, and with no other")
+    return time.time() + seconds if seconds is not None else 0.0
+
+
+@plan_.command("maintain")
+@click.argument("node")
+@_intent(required=True)
+@_for
+@rate_
+@terminal.form
+@click.pass_obj
+def plan_maintain(
+    kubeconfig: str, /, *, node: str, intent: str, seconds: float | None, rate: int, form: Format
+) -> None:
+    """What `maintain NODE` would lead to; nothing is done.
+
+    \b
+    kubectl millpond plan maintain n2 --intent reboot --for 30m
+    kubectl millpond plan maintain n2 --intent retire -o json
+    """
+    until = _until(intent, seconds)
+
+    async def show(kube: Kube) -> None:
+        world = await emptying.look(kube)
+        made = foresight.plan_node(world, INTENTS[intent], node, time.time(), until=until, rate=rate)
+        plan = await emptying.users(kube, made)
+        terminal.answer(formatted(plan, form) or "\n".join(planned.lines(plan)))
+
+    terminal.run(kubeconfig, show)
+
+
 @click.command()
 @click.argument("node")
-@click.option("--intent", type=click.Choice(list(INTENTS)), help="What is about to be done with NODE.")
-@click.option("--for", "seconds", type=duration, metavar="DURATION", help="Reboot: how long its legs are waited for.")
+@_intent(required=False)
+@_for
 @click.option("--done", is_flag=True, help="It is over: NODE is as any other again.")
 @click.option(
     "--wait", "patience", type=duration, default="10m", show_default=True, metavar="DURATION", help="0s: do not wait."
@@ -111,11 +160,9 @@ def maintain(
     """
     if bool(intent) == done:
         raise click.UsageError("say --intent, or --done")
-    if (intent == "reboot") != (seconds is not None):
-        raise click.UsageError("say --for with --intent reboot, and with no other")
+    until = _until(intent, seconds)
 
     async def say(kube: Kube) -> int:
-        until = time.time() + seconds if seconds is not None else None
         made = await kube.merge(StorageNode, node, wanted(intent, until))
         status, message = DONE, f"{node} is as any other node again" if done else f"{intent} of {node} is noted"
         if intent and patience:

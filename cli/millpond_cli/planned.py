@@ -18,18 +18,19 @@ from millpond_core.units import format_bytes
 def lines(plan: Plan) -> list[str]:
     """The whole of it."""
     number = f"{len(plan.moves)} volume{'' if len(plan.moves) == 1 else 's'}"
+    where = f" on {plan.node}" if plan.device else ""
     said = [
-        f"{plan.deed.lower()} {plan.device} on {plan.node}: {number}, {_effort(plan)}",
+        f"{plan.deed.lower()} {plan.subject}{where}: {number}, {_effort(plan)}",
         f"  reckoned with {plan.assumed}",
     ]
     for move in plan.moves:
-        said += [f"  {line}" for line in _move(move)]
-    said.append(f"in the end {plan.device} is {plan.ends}" + (f": {plan.message}" if plan.message else ""))
+        said += [f"  {line}" for line in _move(move, away=plan.node if plan.deed == "Reboot" else "")]
+    said.append(f"in the end {plan.subject} is {plan.ends}" + (f": {plan.message}" if plan.message else ""))
     titles = {move.volume: title(move) for move in plan.moves}
     if plan.at_risk:
         said.append(f"on one copy or none meanwhile: {', '.join(titles.get(name, name) for name in plan.at_risk)}")
     if plan.losses:
-        said.append(f"without {plan.device} no copy is left of: {', '.join(titles.get(n, n) for n in plan.losses)}")
+        said.append(f"without {plan.subject} no copy is left of: {', '.join(titles.get(n, n) for n in plan.losses)}")
     return said
 
 
@@ -80,10 +81,12 @@ def _effort(plan: Plan) -> str:
     return f"{about}, {waits} in it" if waits else about
 
 
-def _move(move: Move) -> Iterator[str]:
+def _move(move: Move, *, away: str) -> Iterator[str]:
     what = f"{format_bytes(move.bytes)} from leg {move.source}, about {span(move.seconds)}" if move.bytes else "no copy"
     yield f"{title(move)}: {what}{used_by(move.pods)}"
     yield f"  {move.copies}/{move.wanted}  as it is"
+    if away:
+        yield f"  {move.fewest}/{move.wanted}  while {away} is away"
     for step in move.steps:
         yield f"  {step.copies}/{move.wanted}  {predicate(step.what)}"
     if move.obstacle:

@@ -61,8 +61,10 @@ class Need:
     preferred: str = ""
     doubted: frozenset[str] = frozenset()
     """Nodes on which a leg of the volume was just lost: taken when no other has room."""
-    lost_devices: frozenset[str] = frozenset()
-    """Uuids of devices on which a leg of the volume was just lost: never taken, the next would be lost as well."""
+    left_devices: frozenset[str] = frozenset()
+    """Uuids of devices on which a leg of the volume was just lost, or that it is to leave: never taken, the next would
+    be lost as well, or have to leave again.
+    """
     taken_nodes: frozenset[str] = frozenset()
     taken_values: frozenset[str] = frozenset()
     """Values of ``topology`` that other legs of the volume have."""
@@ -143,9 +145,9 @@ def in_another_domain(space: Space, need: Need) -> str:
     return f"a leg of this volume is in {need.topology}={value} already" if value in need.taken_values else ""
 
 
-def not_under_a_lost_leg(space: Space, need: Need) -> str:
-    """The leg that is to be replaced was not lost on this very device."""
-    return "the leg to be replaced was lost there" if space.uuid in need.lost_devices else ""
+def not_under_the_leg_before(space: Space, need: Need) -> str:
+    """The leg that is to be replaced was not lost on this very device, nor is it to leave it."""
+    return "the leg to be replaced was lost there, or is to leave it" if space.uuid in need.left_devices else ""
 
 
 def has_room(space: Space, need: Need) -> str:
@@ -164,7 +166,7 @@ PREDICATES: tuple[Callable[[Space, Need], str], ...] = (
     on_selected_node,
     on_another_node,
     in_another_domain,
-    not_under_a_lost_leg,
+    not_under_the_leg_before,
     has_room,
 )
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from millpond_core.model.meta import Wire
+from millpond_core.model.storagedevice import DiskWarning
 from millpond_core.observed import (
     Array,
     BlockDisk,
@@ -270,6 +271,10 @@ class Block(Protocol):
 
         DeadlineExceeded: it has not answered yet, which says nothing.
         """
+        ...
+
+    async def warnings(self, path: str) -> Sequence[DiskWarning]:
+        """What a disk says of its own health; empty: nothing, or it has no way to."""
         ...
 
     def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:

@@ -156,6 +156,11 @@ class Machine:
             qmp.plug(monitor, disk.name, disk.serial)
         self._pulled(disk).unlink(missing_ok=True)
 
+    def warn(self, disk: Disk, bits: int) -> None:
+        """Have the disk warn of its own end, or take it back (``qmp.warn``)."""
+        with self.monitor() as monitor:
+            qmp.warn(monitor, disk.name, bits)
+
     def plugged(self, disk: Disk) -> bool:
         """Whether the disk is on its port (for a machine that is off: will be when it is on)."""
         return not self._pulled(disk).exists()
@@ -178,11 +183,12 @@ class Machine:
         with self.monitor() as monitor:
             monitor.command("cont")
 
-    def throttle(self, disk: Disk, iops: int) -> None:
-        """Let the disk do at most so many operations a second; 0: as many as it can."""
-        limits = {"path": f"/objects/throttle-{disk.name}", "property": "limits", "value": {"iops-total": iops}}
+    def throttle(self, disk: Disk, iops: int, mib: int = 0) -> None:
+        """Let the disk do at most so many operations and mebibytes a second; 0: as many as it can."""
+        limits = {"iops-total": iops, "bps-total": mib << 20}
+        where = {"path": f"/objects/throttle-{disk.name}", "property": "limits"}
         with self.monitor() as monitor:
-            monitor.command("qom-set", limits)
+            monitor.command("qom-set", {**where, "value": limits})
 
     def data(self, disk: Disk) -> Path:
         """The disk's raw file on the host; holds what the guest has written and flushed."""

@@ -74,6 +74,12 @@ def plug(monitor: Monitor, device: str, serial: str) -> None:
     monitor.command("device_add", nvme_device(device, serial))
 
 
+def warn(monitor: Monitor, device: str, bits: int) -> None:
+    """From here on a disk says so of its health: the critical warning of NVMe's health log; 0: it is well."""
+    where = {"path": f"/machine/peripheral/{device}", "property": "smart_critical_warning"}
+    monitor.command("qom-set", {**where, "value": bits})
+
+
 def nvme_device(device: str, serial: str) -> dict[str, str]:
     """QEMU's arguments for an NVMe disk on its port."""
     return {"driver": "nvme", "id": device, "bus": f"port-{device}", "drive": f"{device}-data", "serial": serial}

@@ -57,7 +57,12 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     port = int(os.environ.get("HEALTH_PORT", "8080")) if port is None else port
     moves_pods = _moves_pods(os.environ.get("FAILOVER", "None"))
-    rebuilds = RebuildLimits(per_node=_number("REBUILDS_PER_NODE"), per_cluster=_number("REBUILDS_PER_CLUSTER"))
+    rebuilds = RebuildLimits(
+        per_node=_number("REBUILDS_PER_NODE"),
+        per_cluster=_number("REBUILDS_PER_CLUSTER"),
+        rate_per_node=_number("REBUILD_RATE_PER_NODE"),
+        rate_per_cluster=_number("REBUILD_RATE_PER_CLUSTER"),
+    )
     protected = _protected(os.environ.get("PROTECTED_NAMESPACES")) | {namespace}
     async with ApiKube(access, component=names.MASTER, namespace=namespace, instance=identity) as kube:
         master = Master(kube, clock, rebuilds, protected)

@@ -260,7 +260,7 @@ class Master:
             case VirtualVolume():
                 for leg in (*obj.status.mapping.legs, *obj.status.spares):
                     yield from world.devices_of(leg)
-                yield from self._volumes(world.namesakes(obj))
+                yield from self._volumes(world.namesakes(obj) | world.slowed_by(obj))
                 for q in world.quiescences.values():
                     if obj.metadata.name in q.status.volumes or obj.metadata.name in q.spec.scope.volumes:
                         yield q

@@ -14,6 +14,7 @@ from millpond_core.instants import stamp
 from millpond_core.model import ObjectMeta, StorageDevice
 from millpond_core.model.storagedevice import (
     DeviceObservation,
+    DiskWarning,
     Identity,
     PresenceState,
     StorageDeviceSpec,
@@ -36,6 +37,10 @@ _SILENT_SECONDS = 30.0
 or take it away, sooner; what is merely slow must not look like a power loss to all who have a leg on it."""
 
 
+_WARNING_SECONDS = 60.0
+"""How often disks are asked for their health: it changes over weeks, and a firmware may be slow to tell it."""
+
+
 class Devices:
     """Keeps ``seen``, what volumes may use, in step with the disks; tells ``changed`` the devices that changed."""
 
@@ -54,6 +59,8 @@ class Devices:
         self._disks: dict[tuple[str, int], DiskSeen] = {}
         self._observed: dict[str, DeviceObservation] = {}
         self._checked: dict[str, float] = {}
+        self._warnings: dict[tuple[str, int], tuple[float, list[DiskWarning]]] = {}
+        """What disks say of their health, and when they were asked last (CLOCK_BOOTTIME)."""
         self._errors: dict[str, int] = {}
         """How often in a row a disk answered with an error."""
         self._silent_since: dict[str, float] = {}
@@ -128,6 +135,27 @@ class Devices:
                 self._checked[name] = now - self._config.alive_seconds
                 if self._errors[name] >= _ERRORS:
                     self._disks[key] = msgspec.structs.replace(seen, alive=False)
+        await self._ask_for_warnings(now)
+
+    async def _ask_for_warnings(self, now: float) -> None:
+        never: tuple[float, list[DiskWarning]] = (-_WARNING_SECONDS, [])
+        self._warnings = {key: self._warnings.get(key, never) for key, seen in self._disks.items() if seen.label}
+        due = [
+            key
+            for key, (asked, _) in self._warnings.items()
+            if self._disks[key].alive and now - asked >= _WARNING_SECONDS
+        ]
+        answers = await asyncio.gather(*(self._warned(self._disks[key].disk.path) for key in due))
+        for key, answer in zip(due, answers, strict=True):
+            self._warnings[key] = (now, self._warnings[key][1] if answer is None else answer)
+
+    async def _warned(self, path: str) -> list[DiskWarning] | None:
+        """What a disk says of its health; None: it has not said."""
+        try:
+            return [*await self._ports.block.warnings(path)]
+        except MillpondError as error:
+            log.warning("%s", error)
+            return None
 
     def _silent_too_long(self, name: str) -> bool:
         now = self._ports.clock.boottime()
@@ -328,6 +356,8 @@ class Devices:
                 capacity_bytes=claim.capacity_bytes(seen.disk),
                 attach_count=seen.label.attach_count if seen.label else before.attach_count,
             )
+            asked = self._warnings.get((seen.disk.name, seen.disk.diskseq))
+            observation = msgspec.structs.replace(observation, warnings=asked[1] if asked else before.warnings)
         if decided.state != before.state or not observation.since:
             observation = msgspec.structs.replace(observation, since=stamp(self._ports.clock.now()))
             bad = decided.state in ("Failed", "Refused")

@@ -212,11 +212,13 @@ def test_failover_can_be_left_to_kubernetes(wanted: str) -> None:
     assert ("millpond-failover" in of_kind(objects, "ValidatingAdmissionPolicy")) is (wanted == "Pods")
 
 
-def test_the_operator_is_told_how_many_rebuilds_may_run() -> None:
-    objects = template("--set", "rebuilds.perNode=7")
+def test_the_operator_is_told_how_many_rebuilds_may_run_and_how_fast() -> None:
+    objects = template("--set", "rebuilds.perNode=7,rebuilds.maxRatePerNode=20000000")
     environment = dict(containers(objects))["millpond-operator/operator"]["env"]
     assert {"name": "REBUILDS_PER_NODE", "value": "7"} in environment
     assert {"name": "REBUILDS_PER_CLUSTER", "value": "0"} in environment
+    assert {"name": "REBUILD_RATE_PER_NODE", "value": "20000000"} in environment
+    assert {"name": "REBUILD_RATE_PER_CLUSTER", "value": "0"} in environment
 
 
 def test_requests_have_their_own_priority(objects: list[Object]) -> None:
@@ -231,6 +233,7 @@ def test_values_that_make_no_sense_are_refused() -> None:
         "operator.replicas=0",
         "storageClasses[0].copies=9",
         "rebuilds.perNode=-1",
+        "rebuilds.maxRatePerNode=100Mi",
         "operater.replicas=1",
     ):
         done = helm("template", "millpond", str(CHART), "--set", setting)

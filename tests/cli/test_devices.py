@@ -15,9 +15,10 @@ import yaml
 from click.testing import CliRunner
 from harness import Cluster, MasterKube, attached, leg_on, remote
 
-from millpond_cli import account, devices, emptying, main
+from millpond_cli import account, devices, emptying, main, terminal
 from millpond_core import names
 from millpond_core.errors import Invalid, NotFound
+from millpond_core.instants import clock
 from millpond_core.master import foresight
 from millpond_core.model import StorageDevice, VirtualVolume
 
@@ -40,7 +41,9 @@ def invoke(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """The exit status of a command line, with the cluster's API server."""
     works: list[Any] = []
     monkeypatch.setattr(devices, "run", lambda _, work: works.append(work))
+    monkeypatch.setattr(terminal, "run", lambda _, work: works.append(work))
     monkeypatch.setattr(devices, "SystemClock", lambda: cluster.clock)
+    monkeypatch.setattr("time.time", cluster.clock.now)
 
     async def invoked(*arguments: str) -> int:
         parsed = CliRunner().invoke(main.cli, [*arguments])
@@ -139,6 +142,34 @@ async def test_a_plan_names_what_is_in_the_way(
     shown = capsys.readouterr().out
     assert "in the way: no spare can be placed: needs 404Mi on each of 1 more node(s), 0 found" in shown
     assert "in the end n2-d1 is Draining: 0/1 legs replaced" in shown
+
+
+async def test_a_plan_of_work_on_a_node_says_what_is_left_meanwhile(
+    cluster: Cluster, invoke: Invoke, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await claimed(cluster)
+    await pod(cluster, "db-0", "db-0")
+    assert await invoke("plan", "maintain", "n2", "--intent", "reboot", "--for", "30m") == 0
+    until = clock(cluster.clock.now() + 1800)
+    assert capsys.readouterr().out.splitlines() == [
+        "reboot n2: 1 volume, nothing to copy",
+        "  reckoned with what is written meanwhile, which is all that a leg gets that was away",
+        "  shop/db-0 (v1): no copy; used by shop/db-0",
+        "    2/2  as it is",
+        "    1/2  while n2 is away",
+        f"in the end n2 is CopiesElsewhere: it may be away until {until}: "
+        "each volume with a leg here has a copy in sync elsewhere",
+        "on one copy or none meanwhile: shop/db-0 (v1)",
+    ]
+    assert (await cluster.node("n2")).spec.maintenance.intent == "None", "a plan does nothing"
+    assert await invoke("plan", "maintain", "n2", "--intent", "retire", "--rate", "50Mi") == 0
+    shown = capsys.readouterr().out
+    assert "retire n2: 1 volume, 400Mi to copy, about 8 s" in shown
+    assert "in the end n2 is Empty: no leg lies here any more" in shown
+
+
+async def test_a_plan_of_a_reboot_needs_its_length(invoke: Invoke) -> None:
+    assert await invoke("plan", "maintain", "n2", "--intent", "reboot") == 2
 
 
 async def test_a_device_that_nobody_knows(cluster: Cluster, invoke: Invoke) -> None:

@@ -19,7 +19,7 @@ from millpond_core.master.moves import sentence, steps
 from millpond_core.master.world import Health, World
 from millpond_core.model import Condition, StorageNode, VirtualVolume
 from millpond_core.model.storagenode import StorageNodeStatus
-from millpond_core.model.virtualvolume import Extent, Layout, Rebuild
+from millpond_core.model.virtualvolume import Extent, Layout, PathReport, Rebuild
 from millpond_core.units import KIB, MIB, UNIT_BYTES
 
 SIZE = 16 * MIB
@@ -155,6 +155,49 @@ def test_reads_and_writes_that_people_hold_go_on_when_their_time_is_up() -> None
     mine = msgspec.structs.replace(mine, spec=msgspec.structs.replace(mine.spec, hold_io=True))
     made = plan(world(mapped(nodes=[report("n1", "a", front="Suspended"), report("n2", "b")]), mine))
     assert (made.ends, made.wait_seconds) == ("Drained", 20)
+
+
+@pytest.mark.parametrize(
+    ("volume", "copies", "obstacle", "ends"),
+    [
+        pytest.param(
+            mapped(nodes=[report("n1", "a", front="Active", paths=[PathReport(id="a", path="Up")]), report("n2", "b")]),
+            (2, 1),
+            "",
+            "CopiesElsewhere",
+            id="one is left",
+        ),
+        pytest.param(
+            mapped(mapping=legs(leg("b", "n2")), copies_wanted=1),
+            (1, 0),
+            "v1 cannot be read or written without its copy here",
+            "OneCopy",
+            id="none is left",
+        ),
+        pytest.param(
+            mapped(mapping=legs(leg("a", "n1", "Rebuilding"), leg("b", "n2"))),
+            (1, 0),
+            "the last copy of v1 in reach is here",
+            "LastCopy",
+            id="the other is not whole",
+        ),
+    ],
+)
+def test_what_is_left_while_a_node_is_away(
+    volume: VirtualVolume, copies: tuple[int, int], obstacle: str, ends: str
+) -> None:
+    made = foresight.plan_node(world(volume), "Reboot", "n2", NOW, until=NOW + 1800)
+    [move] = made.moves
+    assert (move.leg, move.copies, move.fewest, move.steps) == ("b", *copies, [])
+    assert move.obstacle.startswith(obstacle)
+    assert bool(move.obstacle) is bool(obstacle)
+    assert (made.deed, made.subject, made.ends, made.bytes) == ("Reboot", "n2", ends, 0)
+    assert made.at_risk == ["v1"]
+
+
+def test_a_node_that_is_not_there() -> None:
+    with pytest.raises(NotFound, match="there is no StorageNode n9"):
+        foresight.plan_node(world(), "Reboot", "n9", NOW, until=NOW + 60)
 
 
 def test_a_plan_is_made_while_a_person_waits() -> None:

@@ -14,7 +14,8 @@ from millpond_core.master.world import Health, Object, RebuildLimits
 from millpond_core.model import VirtualVolume
 from millpond_core.model.operation import LongOperation
 from millpond_core.model.virtualvolume import Attachment, PathReport, Progress, ScrubInstruction
-from millpond_core.units import MIB
+from millpond_core.model.volumespec import Rebuild
+from millpond_core.units import KIB, MIB
 
 JOINED = legs(leg("a", "n1"), msgspec.structs.replace(leg("b", "n2", "Rebuilding"), complete=True))
 
@@ -142,6 +143,65 @@ def test_one_that_waits_for_its_turn_says_so() -> None:
     there.rebuild_limits = RebuildLimits(per_node=1, per_cluster=0)
     [one] = operations.of(there, volume, NOW)
     assert "waits for its turn to be rebuilt" in one.message
+
+
+def copied(name: str, attach: str, to: str, *, kib: int = 0) -> VirtualVolume:
+    """One that is attached on a node and copied to a leg on another."""
+    there = legs(leg("a", attach), leg("b", to, "Rebuilding"))
+    volume = mapped(mapping=there, attachment=Attachment(node=attach, epoch=1))
+    number = int(name[1:])
+    return msgspec.structs.replace(
+        volume,
+        metadata=msgspec.structs.replace(volume.metadata, name=name, uid=f"uid-{name}"),
+        spec=msgspec.structs.replace(
+            volume.spec,
+            uuid=f"4f1c0000-0000-4000-8000-{number:012}",
+            rebuild=Rebuild(max_rate=kib),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("others", "limits", "kib"),
+    [
+        pytest.param([], RebuildLimits(), 0, id="no limit"),
+        pytest.param([], RebuildLimits(rate_per_node=900), 900, id="alone on its nodes"),
+        pytest.param(
+            [copied("v2", "n2", "n3")], RebuildLimits(rate_per_node=900), 450, id="shared where it is written"
+        ),
+        pytest.param([copied("v2", "n1", "n3")], RebuildLimits(rate_per_node=900), 450, id="shared where it is read"),
+        pytest.param([copied("v2", "n3", "n4")], RebuildLimits(rate_per_node=900), 900, id="others elsewhere"),
+        pytest.param([copied("v2", "n3", "n4")], RebuildLimits(rate_per_cluster=900), 450, id="the cluster's"),
+        pytest.param(
+            [copied("v2", "n3", "n2"), copied("v3", "n1", "n4"), copied("v4", "n1", "n4")],
+            RebuildLimits(rate_per_node=900, rate_per_cluster=1600),
+            300,
+            id="the least of all",
+        ),
+        pytest.param([copied("v2", "n1", "n2")], RebuildLimits(rate_per_cluster=1), 1, id="never none at all"),
+    ],
+)
+def test_a_limit_is_shared_by_those_that_copy(others: list[VirtualVolume], limits: RebuildLimits, kib: int) -> None:
+    volume = copied("v1", "n1", "n2")
+    there = world(volume, *others)
+    there.rebuild_limits = limits
+    [one] = operations.of(there, volume, NOW)
+    assert one.max_rate == kib * KIB
+    there.put(copied("v1", "n1", "n2", kib=200))
+    [own] = operations.of(there, there.volumes["v1"], NOW)
+    assert own.max_rate == min(kib or 200, 200) * KIB
+
+
+def test_whose_rate_depends_on_it_is_known() -> None:
+    volume, at_node, elsewhere = copied("v1", "n1", "n2"), copied("v2", "n2", "n3"), copied("v3", "n3", "n4")
+    there = world(volume, at_node, elsewhere)
+    assert there.slowed_by(volume) == set()
+    there.rebuild_limits = RebuildLimits(rate_per_node=1)
+    assert there.slowed_by(volume) == {"v2"}
+    there.rebuild_limits = RebuildLimits(rate_per_cluster=1)
+    assert there.slowed_by(volume) == {"v2", "v3"}
+    there.remove(at_node)
+    assert there.slowed_by(volume) == {"v3"}
 
 
 def test_a_comparison_is_one_as_well() -> None:

@@ -121,6 +121,9 @@ def test_a_rebuild_halts_half_way_while_writes_go_on_and_is_completed_afterwards
             time.sleep(STILL_SECONDS)
             assert stood.get("rate", 0) == 0
             assert progress(suite)["doneBytes"] == stood["doneBytes"], "something is copied while it is to stand still"
+            [told] = volume.see()["status"]["operations"]
+            assert (told["kind"], told["state"], told["haltedBy"]) == ("Rebuild", "Halted", ["halts"])
+            assert told["checkpointBytes"] == stood["doneBytes"]
             halts.release()
         say(f"   halted at {checkpoint >> 10} of {stood['totalBytes'] >> 10} KiB")
         assert abs(checkpoint - stood["doneBytes"]) <= REGION_BYTES + stood["totalBytes"] // 16

@@ -145,6 +145,12 @@ class Volume:
     def leg_name(self, leg: str) -> str:
         return names.leg(self.uuid, leg)
 
+    def written_kib(self, leg: str) -> int:
+        """Written to a leg since it was made."""
+        number = Path(f"/dev/mapper/{self.leg_name(leg)}").stat().st_rdev
+        stat = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat").read_text().split()
+        return int(stat[6]) // 2
+
     async def images(self, ids: str) -> dict[str, bytes]:
         """What lies on the legs' ramdisks at this moment; the legs may be suspended."""
         found = {}

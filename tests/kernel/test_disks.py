@@ -72,6 +72,21 @@ def pulled() -> Iterator[None]:
                     time.sleep(0.2)
 
 
+async def test_a_disk_tells_that_it_is_about_to_fail(disk: BlockDisk) -> None:
+    def warn(bits: int) -> None:
+        with qmp.own() as monitor:
+            qmp.warn(monitor, DISK, bits)
+
+    assert await block.warnings(disk.path) == ()
+    warn(0b01101)
+    try:
+        assert await block.warnings(disk.path) == ("SpareLow", "Unreliable", "ReadOnly")
+    finally:
+        warn(0)
+    assert await block.warnings(disk.path) == ()
+    assert await block.warnings("/dev/ram0") == ()
+
+
 async def test_whole_disks_are_found_and_nothing_else() -> None:
     found = await block.disks()
     assert {f"guest-disk{n}" for n in range(1, 5)} <= {disk.serial for disk in found.values()}

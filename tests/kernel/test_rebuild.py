@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from rig import BLOCKS, Volume, md, until
@@ -54,6 +55,23 @@ async def test_a_rebuild_is_halted_while_writes_flow_and_goes_on_where_it_stood(
 
     await until(moves, "the rebuild goes on")
     assert (await volume.look()).sync_done_sectors >= halted - 2048, "it began anew"
+    await md.set_speed(volume.array, 0)
+    await volume.in_sync("b")
+
+
+async def test_a_rebuild_keeps_to_its_rate(volume: Volume) -> None:
+    """Seen where it is written. md's own mean has a second too many, so it is ahead by what a second may copy."""
+    kib, seconds = 1200, 20.0
+    await volume.legs("ab", holding="a")
+    await volume.assemble("a", disks=2)
+    await md.set_speed(volume.array, kib)
+    await volume.gate_fail("b")
+    before, since = volume.written_kib("b"), time.monotonic()
+    await volume.add("b", delta=False)
+    await asyncio.sleep(seconds)
+    copied, passed = volume.written_kib("b") - before, time.monotonic() - since
+    assert (await volume.look()).sync_action == "recover", "it is over already"
+    assert 0.9 * kib * passed < copied < 1.1 * kib * (passed + 1)
     await md.set_speed(volume.array, 0)
     await volume.in_sync("b")
 

@@ -30,6 +30,7 @@ from millpond_core.model.virtualvolume import (
     VirtualVolumeStatus,
 )
 from millpond_core.model.virtualvolume import Layout as VolumeLayout
+from millpond_core.model.volumespec import Rebuild
 from millpond_core.testing.kube import MemoryKube
 from millpond_core.units import MIB, leg_units
 
@@ -141,6 +142,10 @@ class ByHand:
             for path, value in fields.items()
         ]
         await self.kube.patch(VirtualVolume, name, operations, status=True)
+
+    async def limit(self, name: str, kib: int) -> None:
+        spec = msgspec.to_builtins(Rebuild(max_rate=kib))
+        await self.kube.patch(VirtualVolume, name, [{"op": "add", "path": "/spec/rebuild", "value": spec}])
 
     async def want(self, name: str, node: str) -> None:
         spec = msgspec.to_builtins(DesiredAttachment(node=node)) or {"node": ""}

@@ -216,6 +216,21 @@ async def test_another_disk_in_its_place_is_not_taken_for_it(tmp_path: Path) -> 
         assert machine.slots["nvme1"].labels == []
 
 
+async def test_a_disk_that_warns_is_reported_within_a_minute_and_its_last_words_stand(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "n1") as cluster:
+        disk = Disk("S1", SIZE)
+        assert (await named(cluster, disk, "Claimed")).warnings == []
+        disk.warnings = ("SpareLow",)
+        await cluster.until(lambda: seen(cluster).warnings == ["SpareLow"], seconds=70)
+        assert seen(cluster).state == "Claimed"
+        cluster.machine("n1").pull("nvme1")
+        await cluster.until(lambda: seen(cluster).state == "Failed")
+        assert seen(cluster).warnings == ["SpareLow"]
+        disk.warnings = ()
+        cluster.machine("n1").plug("nvme1")
+        await cluster.until(lambda: seen(cluster).state == "Claimed" and seen(cluster).warnings == [])
+
+
 async def test_legs_whose_storagedevice_is_gone_stay_in_use(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "n1", "n2") as cluster:
         for node in cluster.nodes:

@@ -9,8 +9,10 @@ import msgspec
 from node_cluster import Cluster
 
 from millpond_core import names
+from millpond_core.model.operation import LongOperation
 from millpond_core.model.virtualvolume import OnFailure
 from millpond_core.nodeplan import still
+from millpond_core.units import KIB
 from millpond_node import holds
 from millpond_node.watchdog import Watchdog
 
@@ -52,6 +54,20 @@ async def test_without_a_hold_the_barrier_halts_long_operations_alone(tmp_path: 
         await cluster.silence("n1")
         await cluster.until(lambda: cluster.in_sync("v") == ["a", "b"])
         assert phase(cluster, "n1") == "Released"
+
+
+async def test_a_rebuild_keeps_to_the_least_of_its_limits(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        await mirrored(cluster)
+        array = cluster.machine("n1").arrays[names.array(cluster.vvol("v").spec.uuid)]
+        copy = LongOperation(id="rebuild-b", kind="Rebuild", state="Waiting", target="b", max_rate=900 * KIB)
+        await cluster.change("v", operations=[copy])
+        await cluster.until(lambda: array.speed == 900)
+        await cluster.limit("v", 500)
+        await cluster.until(lambda: array.speed == 500)
+        await cluster.change("v", operations=[])
+        await cluster.limit("v", 0)
+        await cluster.until(lambda: array.speed == 0)
 
 
 async def test_a_hold_drains_suspends_and_ends_at_the_release(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from millpond_core import names
 from millpond_core.errors import NotFound
 from millpond_core.instants import stamp
 from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, StorageNode, VirtualVolume
-from millpond_core.model.storagedevice import Identity, StorageDeviceSpec
+from millpond_core.model.storagedevice import DiskWarning, Identity, StorageDeviceSpec
 from millpond_core.model.virtualvolume import (
     DesiredAttachment,
     Layout,
@@ -58,6 +58,7 @@ class Disk:
     state: str = "Claimed"
     since: float = START
     attach_count: int = 1
+    warnings: tuple[DiskWarning, ...] = ()
 
 
 @dataclass
@@ -178,6 +179,7 @@ class Nodes:
             "attachCount": disk.attach_count,
             "capacityBytes": disk.units * UNIT_BYTES,
             "since": stamp(disk.since),
+            "warnings": [*disk.warnings],
             "message": "" if there else "unplugged",
         }
         manager = names.node_manager(node.name)

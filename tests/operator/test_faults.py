@@ -12,6 +12,7 @@ from millpond_core.errors import Invalid
 from millpond_core.master.world import RebuildLimits
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.quiescence import ClaimScope, Scope
+from millpond_core.units import KIB
 from millpond_operator.agenda import Key
 
 
@@ -80,6 +81,32 @@ async def test_who_has_fewest_copies_has_the_next_turn(cluster: Cluster) -> None
     cluster.nodes.nodes["n4"].slow_rebuild = False
     await cluster.later(30)
     assert await rebuilding() == ["b"]
+
+
+async def test_those_that_are_rebuilt_share_a_limit_and_who_is_left_has_it_all(cluster: Cluster) -> None:
+    cluster.master.world.rebuild_limits = RebuildLimits(rate_per_node=1000)
+    await cluster.nodes.add_node("n4")
+    for number, (name, at) in enumerate((("a", "n1"), ("b", "n4")), start=1):
+        for node in (at, "n2"):
+            await cluster.nodes.add_device(f"{name}-{node}", node, pool=name)
+        cluster.nodes.nodes[at].slow_rebuild = True
+        await cluster.nodes.add_volume(name, number, grace=0, pool=name, preferred_node=at)
+        await cluster.settle()
+        await cluster.nodes.want(name, at)
+        await cluster.settle()
+    for name in ("a", "b"):
+        await cluster.nodes.add_device(f"{name}-n3", "n3", pool=name)
+        cluster.nodes.pull(f"{name}-n2")
+    await cluster.later(30)
+
+    async def limits() -> list[int]:
+        volumes = [await cluster.volume(name) for name in ("a", "b")]
+        return [one.max_rate for volume in volumes for one in volume.status.operations]
+
+    assert await limits() == [500 * KIB, 500 * KIB], "both copy to the node that had none"
+    cluster.nodes.nodes["n4"].slow_rebuild = False
+    await cluster.later(30)
+    assert await limits() == [1000 * KIB]
 
 
 async def test_many_silent_nodes_at_once_are_our_own_blindness(cluster: Cluster) -> None:
@@ -315,6 +342,36 @@ async def test_a_device_that_is_deleted_is_emptied_first_without_losing_a_copy(c
     volume = await cluster.volume()
     assert volume.status.phase == "Ready"
     assert leg.id not in {leg.id for leg in volume.status.mapping.legs}
+
+
+async def test_a_disk_that_warns_of_its_end_is_emptied_with_all_copies_at_every_step(cluster: Cluster) -> None:
+    await attached(cluster)
+    leg = remote(await cluster.volume())
+    device = leg.extents[0].device
+    cluster.nodes.nodes["n1"].slow_rebuild = True
+    cluster.nodes.disks[device].warnings = ("TooHot",)
+    await cluster.later(30)
+    assert (await cluster.device(device)).status.phase == "Online"
+    assert "too hot" in (await cluster.device(device)).status.message
+    cluster.nodes.disks[device].warnings = ("SpareLow", "TooHot")
+    await cluster.later(30)
+    failing = (await cluster.device(device)).status
+    assert (failing.phase, failing.free) == ("Failing", "-")
+    assert "few spare blocks are left" in failing.message
+    assert cluster.master.world.unfit(await cluster.device(device)) == "its disk warns: SpareLow"
+    volume = await cluster.volume()
+    assert (volume.status.phase, volume.status.copies) == ("Ready", "2/2")
+    [move] = volume.status.operations
+    assert (move.kind, move.replaces) == ("Move", leg.id)
+    cluster.nodes.nodes["n1"].slow_rebuild = False
+    await cluster.later(30)
+    failing = (await cluster.device(device)).status
+    assert (failing.phase, failing.legs) == ("Failing", 0)
+    assert "safe to delete" in failing.message
+    assert leg.id not in {one.id for one in (await cluster.volume()).status.mapping.legs}
+    cluster.nodes.disks[device].warnings = ()
+    await cluster.later(30)
+    assert (await cluster.device(device)).status.phase == "Online"
 
 
 async def test_the_last_copy_keeps_its_device_until_its_loss_is_accepted(cluster: Cluster) -> None:

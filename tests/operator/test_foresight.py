@@ -12,11 +12,11 @@ import pytest
 from harness import Cluster, attached, remote
 
 from millpond_core import names
-from millpond_core.master import foresight
-from millpond_core.master.foresight import Deed, Plan
+from millpond_core.master import conditions, foresight, maintenance
+from millpond_core.master.foresight import Deed, Plan, Work
 from millpond_core.master.moves import Step, steps
 from millpond_core.master.world import KINDS, World
-from millpond_core.model import StorageDevice, VirtualVolume
+from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
 from millpond_core.units import MIB
 
 SIZE = 400 * MIB
@@ -106,6 +106,34 @@ async def test_a_device_with_two_volumes(
     assert {step.event for step in seen} == {"Allocated", "Joined", "Copied", "GivenUp", "Released"}
     places = {device for step in seen if step.event == "Allocated" for device in step.devices}
     assert places == {"n3-d1", "n3-d2"}, "what was promised to v1 is counted before v2 is placed"
+
+
+@pytest.mark.parametrize("work", ["Retire", "Replace"])
+async def test_a_node_that_is_to_be_emptied(cluster: Cluster, work: Work) -> None:
+    """Both its devices, of which one has the legs."""
+    await two_volumes(cluster)
+    await room(cluster, "n2-d2", "n3-d1", "n3-d2")
+    plan = foresight.plan_node(await world(cluster), work, "n2", cluster.clock.now())
+    async with account(cluster) as seen:
+        await cluster.kube.merge(StorageNode, "n2", {"spec": {"maintenance": {"intent": work}}})
+        await cluster.settle()
+        await cluster.later(plan.wait_seconds + 5)
+    assert foresight.departures(plan, seen) == []
+    assert (plan.device, plan.subject, plan.bytes) == ("", "n2", 2 * SIZE)
+    assert [(move.copies, move.fewest, move.obstacle) for move in plan.moves] == [(2, 2, "")] * 2
+    verdict = conditions.find((await cluster.node("n2")).status.conditions, maintenance.READY)
+    assert verdict is not None
+    assert (plan.ends, plan.message) == (verdict.reason, verdict.message)
+    assert plan.ends == "Empty"
+
+
+async def test_what_cannot_leave_a_node_is_in_its_way(cluster: Cluster) -> None:
+    await two_volumes(cluster)
+    await room(cluster, "n2-d2")
+    plan = foresight.plan_node(await world(cluster), "Replace", "n2", cluster.clock.now())
+    assert plan.ends == "LegsHere"
+    assert all("no spare can be placed" in move.obstacle for move in plan.moves)
+    assert plan.losses == []
 
 
 async def test_two_legs_that_want_the_last_room(cluster: Cluster) -> None:

@@ -43,7 +43,7 @@ class Outlook:
     absent: tuple[tuple[Leg, v.Loss], ...]
     """Of ``kept``: out of reach, may still come back."""
     leaving: tuple[Leg, ...]
-    """In reach, but their device or node is to be emptied."""
+    """In reach, but to be moved, or their device or node to be emptied."""
     spares: tuple[Leg, ...]
     """Live spares."""
     dead_spares: tuple[Leg, ...]
@@ -82,7 +82,7 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
             deferred.add(leg.id)
         elif leg.id in volume.spec.scrub.distrusted and leg.state != "Failed":
             lost.append((leg, v.Loss(math.inf, f"leg {leg.id} differs from another and is not to be trusted")))
-        elif leg.state == "Failed" or (loss and (now >= loss.patience_ends(grace) or v.leaving(world, leg))):
+        elif leg.state == "Failed" or (loss and (now >= loss.patience_ends(grace) or v.leaving(world, volume, leg))):
             # What is to be emptied is not waited for: who replaces a dead disk knows that it does not come back.
             lost.append((leg, loss or v.Loss(math.inf, f"leg {leg.id} has failed")))
         elif loss:
@@ -93,11 +93,11 @@ def outlook(world: World, volume: VirtualVolume, now: float) -> Outlook:
             lost.append(
                 (leg, v.Loss(math.inf, f"leg {leg.id} was taken back {retaken} times and lost again each time"))
             )
-        elif v.leaving(world, leg):
+        elif v.leaving(world, volume, leg):
             leaving.append(leg)
         else:
             kept.append(leg)
-    dead = [spare for spare in v.spares(volume) if v.loss(world, volume, spare) or v.leaving(world, spare)]
+    dead = [spare for spare in v.spares(volume) if v.loss(world, volume, spare) or v.leaving(world, volume, spare)]
     return Outlook(
         kept=tuple(kept),
         lost=tuple(lost),

@@ -16,7 +16,7 @@ from millpond_core.master.conditions import Says
 from millpond_core.master.steps import Act, Apply, Decision, Merge, Notice, Wait
 from millpond_core.master.world import World
 from millpond_core.model import StorageDevice
-from millpond_core.model.storagedevice import DevicePhase, StorageDeviceStatus
+from millpond_core.model.storagedevice import DevicePhase, DiskWarning, StorageDeviceStatus
 from millpond_core.units import UNIT_BYTES, format_bytes
 
 
@@ -43,7 +43,7 @@ def status(world: World, device: StorageDevice, now: float) -> dict[str, Any]:
     says = [
         Says("Ready", usable, phase, message),
         Says("Degraded", phase in ("Failed", "Offline"), phase, message),
-        Says("Progressing", phase == "Draining", phase, message),
+        Says("Progressing", _empties(phase) and bool(world.legs_on(seen.device_uuid)), phase, message),
     ]
     return {
         "observed_generation": max(device.metadata.generation, 1),
@@ -99,7 +99,7 @@ def _phase(world: World, device: StorageDevice) -> DevicePhase:
                 return "Draining" if legs else "Retired"
             if world.leaves(device.spec.node_name):
                 return "Draining" if legs else "Drained"
-            return "Online"
+            return "Failing" if device.dying() else "Online"
         case "Failed":
             return "Failed"
         case "Absent" | "Refused" if known:
@@ -118,7 +118,11 @@ def _message(world: World, device: StorageDevice, phase: DevicePhase) -> str:
         said.append((seen.message or f"it is {seen.state}") + (f" (since {clock(since)})" if since else ""))
     elif phase == "Pending":
         said.append(seen.message or f"waits for {device.spec.node_name} to find and label it")
-    if phase in ("Failed", "Offline", "Draining") or device.metadata.deletion_timestamp:
+    if seen.warnings and phase != "Pending":
+        said.append(f"its disk warns: {', '.join(_WARNINGS[warning] for warning in seen.warnings)}")
+    if phase == "Failing":
+        said.append("no leg is placed on it, and those on it move off with all copies at every step")
+    if phase in ("Failed", "Offline") or _empties(phase) or device.metadata.deletion_timestamp:
         blocked, moving, replaced = remaining(world, device)
         if total := len(moving) + replaced:
             said.append(f"{replaced}/{total} legs replaced")
@@ -131,7 +135,7 @@ def _message(world: World, device: StorageDevice, phase: DevicePhase) -> str:
                     else ""
                 )
             )
-        elif phase == "Failed" and not moving:
+        elif phase in ("Failing", "Failed") and not moving:
             said.append("nothing needs it any more, safe to delete")
     return "; ".join(said)
 
@@ -160,4 +164,19 @@ def _notices(device: StorageDevice, fields: dict[str, Any]) -> tuple[Notice, ...
     before, phase = device.status.phase, fields["phase"]
     if phase in (before, "Pending"):
         return ()
-    return (Notice(phase, fields["message"] or f"it is {phase}", warning=phase in ("Failed", "Offline")),)
+    bad = phase in ("Failing", "Failed", "Offline")
+    return (Notice(phase, fields["message"] or f"it is {phase}", warning=bad),)
+
+
+def _empties(phase: DevicePhase) -> bool:
+    return phase in ("Failing", "Draining")
+
+
+_WARNINGS: dict[DiskWarning, str] = {
+    "SpareLow": "few spare blocks are left",
+    "TooHot": "it is too hot or too cold",
+    "Unreliable": "media or internal errors have made it unreliable",
+    "ReadOnly": "it takes no more writes",
+    "BackupFailed": "its cache may be lost with the power",
+    "MemoryUnreliable": "its persistent memory region is unreliable",
+}

@@ -119,7 +119,7 @@ def _hindrances(world: World, node: StorageNode, now: float) -> Iterator[Hindran
     volumes = [world.volumes[one] for one in sorted(world.volumes_at(name))]
     if node.spec.maintenance.intent == "Reboot":
         for volume in volumes:
-            yield from _away(world, volume, name, now)
+            yield from away(world, volume, name, now)
         return
     for volume in volumes:
         yield from _here(volume, name)
@@ -144,8 +144,8 @@ def _here(volume: VirtualVolume, node: str) -> Iterator[Hindrance]:
         yield Hindrance("LegsHere", f"{legs} moves off: {volume.status.message or 'it is being given back'}")
 
 
-def _away(world: World, volume: VirtualVolume, node: str, now: float) -> Iterator[Hindrance]:
-    """What a volume loses while the node is away."""
+def away(world: World, volume: VirtualVolume, node: str, now: float) -> Iterator[Hindrance]:
+    """What of a volume is in the way of taking the node away for a while."""
     here = any(leg.node == node and leg.state == "InSync" for leg in v.legs(volume))
     elsewhere = [leg for leg in v.in_reach(world, volume) if leg.node != node and v.reached(volume, leg)]
     stay = [leg for leg in elsewhere if not _may_go(world, leg.node, now)]

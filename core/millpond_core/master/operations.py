@@ -17,6 +17,7 @@ from millpond_core.master.world import World, scrubbing
 from millpond_core.model import VirtualVolume
 from millpond_core.model.operation import LongOperation
 from millpond_core.model.virtualvolume import Leg
+from millpond_core.units import KIB
 
 CANNOT_COPY = "cannot be copied whole"
 STOPPED = (
@@ -60,7 +61,7 @@ def _copies(world: World, volume: VirtualVolume, now: float) -> Iterator[LongOpe
             continue
         base = known.get(leg.id) or _begun(world, volume, leg, taken, now)
         taken.add(base.replaces)
-        base = msgspec.structs.replace(base, sources=sources)
+        base = msgspec.structs.replace(base, sources=sources, max_rate=world.rebuild_rate(volume) * KIB)
         yield _at(now, world, volume, base, waits(world, volume, leg, now))
 
 
@@ -77,7 +78,9 @@ def _begun(world: World, volume: VirtualVolume, leg: Leg, taken: set[str], now: 
         replaces, why = lost[0]
     elif leaving:
         devices = ", ".join(dict.fromkeys(extent.device for extent in leaving[0].extents))
-        kind, replaces, why = "Move", leaving[0].id, f"{devices} on {leaving[0].node} is to be emptied"
+        kind, replaces = "Move", leaving[0].id
+        asked = leaving[0].id in volume.spec.placement.moving
+        why = f"leg {replaces} is to leave {devices}" if asked else f"{devices} on {leaving[0].node} is to be emptied"
     elif gone:
         replaces, why = gone[0].id, f"leg {gone[0].id} on {gone[0].node} was lost"
     return LongOperation(
@@ -103,7 +106,11 @@ def _comparison(world: World, volume: VirtualVolume, now: float) -> Iterator[Lon
         why="somebody asked for it" if wanted.reason == "Request" else "it is on its schedule",
         since=wanted.begun_at,
     )
-    base = msgspec.structs.replace(base, sources=[leg.id for leg in v.legs(volume) if leg.state == "InSync"])
+    base = msgspec.structs.replace(
+        base,
+        sources=[leg.id for leg in v.legs(volume) if leg.state == "InSync"],
+        max_rate=volume.spec.scrub.max_rate * KIB,
+    )
     told = v.progress(volume)
     yield _at(now, world, volume, base, "" if told is not None and told.total_bytes else "is about to begin")
 

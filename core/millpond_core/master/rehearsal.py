@@ -7,7 +7,7 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -34,9 +34,10 @@ ASSEMBLED = ("Active", "Suspended")
 
 
 class Rehearsal:
-    """``world`` itself is not touched; ``self.world`` is as it will be."""
+    """``self.before``, the world as it is, is not touched; ``self.world`` is as it will be."""
 
     def __init__(self, world: World, now: float) -> None:
+        self.before = world
         self.world = World(world.all(), rebuilds=world.rebuild_limits, protected=world.protected)
         self.world.health = world.health
         self.world.found = dict(world.found)
@@ -45,16 +46,16 @@ class Rehearsal:
         self.decisions: dict[str, Decision] = {}
         """By volume: what the master says when nothing is left to do."""
 
-    def run(self, device: str, volumes: Collection[str], seen: Seen) -> None:
-        """Until nothing is left that happens by itself, for ``device`` and ``volumes``."""
+    def run(self, subjects: Sequence[Object], volumes: Collection[str], seen: Seen) -> None:
+        """Until nothing is left that happens by itself, for ``subjects``, devices and nodes, and for ``volumes``."""
         for _ in range(100 + 20 * len(volumes)):  # a planner that never ends must not take the terminal with it
             self._nodes_answer()
-            before = self._standing(device, volumes)
+            before = self._standing(subjects, volumes)
             for obj in before:
                 self._settle(obj, seen)
             for name in volumes:
                 self._nodes_act(name, seen)
-            if self._standing(device, volumes) != before:
+            if self._standing(subjects, volumes) != before:
                 continue
             later = min((at for at in self._waits(volumes) if at > self.now), default=None)
             if later is None:
@@ -63,13 +64,13 @@ class Rehearsal:
 
     # --- the master ---
 
-    def _standing(self, device: str, volumes: Collection[str]) -> list[Object]:
+    def _standing(self, subjects: Sequence[Object], volumes: Collection[str]) -> list[Object]:
         """What it is about, in the order in which the master takes it."""
         there = [volume for name in volumes if (volume := self.world.volumes.get(name))]
         there.sort(key=lambda one: changes.endangered(self.world, one))
-        devices = [one] if (one := self.world.devices.get(device)) else []
+        those = [now for one in subjects if (now := self.world.get(type(one), one.metadata.name))]
         quiescences = [q for q in self.world.quiescences.values() if q.status.phase not in quiesce.OVER]
-        return [*devices, *there, *quiescences]
+        return [*those, *there, *quiescences]
 
     def _settle(self, obj: Object, seen: Seen) -> None:
         for _ in range(50):

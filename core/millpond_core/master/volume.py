@@ -261,6 +261,7 @@ def _need(world: World, volume: VirtualVolume, look: changes.Outlook | None = No
     placement = volume.spec.placement
     near = [*look.kept, *look.spares] if look else []
     lost = [leg for leg, _ in look.lost] if look else []
+    moving = [leg for leg in look.leaving if leg.id in placement.moving] if look else []
     values = set()
     for space in world.spaces() if near else ():
         value = topology_value(space, placement.spread_topology)
@@ -274,7 +275,7 @@ def _need(world: World, volume: VirtualVolume, look: changes.Outlook | None = No
         topology=placement.spread_topology,
         preferred=placement.preferred_node,
         doubted=frozenset(leg.node for leg in lost),
-        lost_devices=frozenset(extent.device_uuid for leg in lost for extent in leg.extents),
+        left_devices=frozenset(extent.device_uuid for leg in (*lost, *moving) for extent in leg.extents),
         taken_nodes=frozenset(leg.node for leg in near),
         taken_values=frozenset(values),
     )

@@ -13,7 +13,7 @@ from millpond_core.errors import Invalid
 from millpond_core.instants import clock, parse, span
 from millpond_core.master.conditions import find, wire
 from millpond_core.master.world import World
-from millpond_core.model import VirtualVolume
+from millpond_core.model import StorageDevice, VirtualVolume
 from millpond_core.model.virtualvolume import Leg, LegReport, NodeReport, PathReport, Progress, VolumePhase
 from millpond_core.units import leg_units, parse_quantity, round_up
 
@@ -186,12 +186,17 @@ def reached(volume: VirtualVolume, leg: Leg) -> bool:
     return not volume.status.attachment.node or (path is not None and path.path == "Up")
 
 
-def leaving(world: World, leg: Leg) -> bool:
-    """Whether people want a device under the leg emptied, or its node."""
-    return world.leaves(leg.node) or any(
-        device.metadata.deletion_timestamp or device.spec.desired_state != "InService"
-        for device in world.devices_of(leg)
+def leaving(world: World, volume: VirtualVolume, leg: Leg) -> bool:
+    """Whether people want the leg moved, a device under it emptied or its node, or the disk warns of its own end."""
+    return (
+        leg.id in volume.spec.placement.moving
+        or world.leaves(leg.node)
+        or any(_is_emptied(device) for device in world.devices_of(leg))
     )
+
+
+def _is_emptied(device: StorageDevice) -> bool:
+    return bool(device.metadata.deletion_timestamp or device.spec.desired_state != "InService" or device.dying())
 
 
 def copied_from(world: World, volume: VirtualVolume) -> str:

@@ -7,8 +7,8 @@ is ignored, so that events and answers to our own writes may come in any order.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,11 +48,14 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class RebuildLimits:
-    """How many legs may be rebuilt at once; 0: any number."""
+    """How many legs may be rebuilt at once, and how fast in all; 0: no limit."""
 
     per_node: int = 0
     """A rebuild counts on the node that is written to and on the one that copies, where the volume is attached."""
     per_cluster: int = 0
+    rate_per_node: int = 0
+    """KiB/s, shared equally by the volumes that are rebuilt with a part of it on the node."""
+    rate_per_cluster: int = 0
 
 
 UNLIMITED = RebuildLimits()
@@ -106,8 +109,8 @@ class World:
         self._legs: dict[str, int] = defaultdict(int)
         self._at: dict[str, set[str]] = defaultdict(set)
         """By node: the volumes that concern it."""
-        self._rebuilding: dict[str, int] = defaultdict(int)
-        """By node: rebuilds that count there; all of them at ``""``."""
+        self._rebuilding: dict[str, Counter[str]] = defaultdict(Counter)
+        """By node, and for all at ``""``: the volumes that are rebuilt with a part of it there, and how many legs."""
         self._scrubbed: dict[str, set[str]] = defaultdict(set)
         """By node: the volumes that are compared there."""
         self._uuids: dict[str, str] = {}
@@ -179,7 +182,25 @@ class World:
 
     def rebuilding(self, node: str = "") -> int:
         """How many legs of attached volumes are being rebuilt, with a part of it on ``node``; empty: anywhere."""
-        return self._rebuilding.get(node, 0)
+        return self._rebuilding[node].total() if node in self._rebuilding else 0
+
+    def rebuild_rate(self, volume: VirtualVolume) -> int:
+        """KiB/s at most for what a volume's array copies: its own limit, and its share of those of its nodes and of the
+        cluster; 0: no limit. All of its legs are copied to in one pass.
+        """
+        shares = [max(limit // max(len(sharers), 1), 1) for limit, sharers in self._shared_rates(volume)]
+        return min((limit for limit in (volume.spec.rebuild.max_rate, *shares) if limit), default=0)
+
+    def slowed_by(self, volume: VirtualVolume) -> set[str]:
+        """Names of the other volumes whose rate depends on whether this one is rebuilt."""
+        return {name for _, sharers in self._shared_rates(volume) for name in sharers} - {volume.metadata.name}
+
+    def _shared_rates(self, volume: VirtualVolume) -> Iterator[tuple[int, Collection[str]]]:
+        """Each limit that holds for a volume that is rebuilt (KiB/s), and the names of those that share it."""
+        limits = self.rebuild_limits
+        for node in set(_rebuilding(volume)):
+            if limit := limits.rate_per_node if node else limits.rate_per_cluster:
+                yield limit, self._rebuilding.get(node, ())
 
     def scrubbed_at(self, node: str) -> set[str]:
         """Names of the volumes whose legs are compared right now and that concern a node."""
@@ -260,6 +281,8 @@ class World:
             return "is being deleted"
         if device.spec.desired_state != "InService":
             return f"desiredState is {device.spec.desired_state}"
+        if warnings := device.dying():
+            return f"its disk warns: {', '.join(warnings)}"
         if node is None:
             return f"there is no StorageNode {device.spec.node_name}"
         if node.spec.unschedulable:
@@ -292,7 +315,7 @@ class World:
             for extent in leg.extents:
                 self._runs[extent.device_uuid].setdefault(name, []).append((extent.start, extent.length))
         for node in _rebuilding(obj):
-            self._rebuilding[node] += 1
+            self._rebuilding[node][name] += 1
         for node in concerned(obj) if scrubbing(obj) else ():
             self._scrubbed[node].add(name)
 
@@ -315,7 +338,7 @@ class World:
                 self._legs[uuid] -= 1
                 self._runs[uuid].pop(name, None)
         for node in _rebuilding(obj):
-            self._rebuilding[node] -= 1
+            self._rebuilding[node].pop(name, None)
 
 
 def _rebuilding(volume: VirtualVolume) -> Iterator[str]:

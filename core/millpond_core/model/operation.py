@@ -39,6 +39,14 @@ class LongOperation(Wire, frozen=True, kw_only=True):
     done_bytes: Annotated[int, Meta(description="Bytes done.", ge=0)] = 0
     left_bytes: Annotated[int, Meta(description="Bytes left.", ge=0)] = 0
     rate: Annotated[int, Meta(description="Bytes per second since it began or went on.", ge=0)] = 0
+    max_rate: Annotated[
+        int,
+        Meta(
+            description="Bytes per second at most: the least of the volume's own limit and its shares of those of its "
+            "nodes and the cluster; 0: no limit.",
+            ge=0,
+        ),
+    ] = 0
     expected_end: Annotated[str, Meta(description="When it is over at that rate (RFC 3339); empty: not known.")] = ""
     checkpoint_bytes: Annotated[int | None, Meta(description="Of one that is halted: from here it goes on.")] = None
     halted_by: Annotated[list[str], Meta(description="Quiescences that keep it still, by name.", max_length=16)] = []

@@ -19,9 +19,13 @@ from millpond_core.model.meta import (
     keyed,
 )
 
-DevicePhase = Literal["Pending", "Online", "Offline", "Failed", "Draining", "Drained", "Retired"]
+DevicePhase = Literal["Pending", "Online", "Failing", "Offline", "Failed", "Draining", "Drained", "Retired"]
 DesiredState = Literal["InService", "Drained", "Retired"]
 PresenceState = Literal["Unknown", "Absent", "Refused", "Claimed", "Failed"]
+DiskWarning = Literal["SpareLow", "TooHot", "Unreliable", "ReadOnly", "BackupFailed", "MemoryUnreliable"]
+
+DYING: frozenset[DiskWarning] = frozenset({"SpareLow", "Unreliable", "ReadOnly", "BackupFailed"})
+"""Warnings after which nobody should rely on what lies on a disk."""
 
 
 class Identity(Wire, frozen=True, kw_only=True):
@@ -137,6 +141,15 @@ class DeviceObservation(Wire, frozen=True, kw_only=True):
     ] = 0
     contents: Annotated[list[str], Meta(description="Signatures or holders found on it.")] = []
     fingerprint: Annotated[str, Meta(description="Copy it to spec.eraseSignature to allow erasing what is on it.")] = ""
+    warnings: Annotated[
+        list[DiskWarning],
+        Meta(
+            description="What the disk says of its own health (NVMe: critical warning), where it has a way to. "
+            "SpareLow: few spare blocks are left. Unreliable: media or internal errors. ReadOnly: it takes no more "
+            "writes. BackupFailed: its cache may be lost with the power. With any of these it is Failing. TooHot and "
+            "MemoryUnreliable are told, no more."
+        ),
+    ] = []
     since: Annotated[str, Meta(description="When state last changed (RFC 3339, microseconds).")] = ""
     message: Annotated[str, Meta(description="One sentence: what, why, what next.")] = ""
 
@@ -195,3 +208,7 @@ class StorageDevice(Wire, frozen=True, kw_only=True):
     metadata: ObjectMeta = ObjectMeta()
     spec: StorageDeviceSpec = StorageDeviceSpec()
     status: StorageDeviceStatus = StorageDeviceStatus()
+
+    def dying(self) -> list[DiskWarning]:
+        """Warnings of its disk for which it is to be emptied."""
+        return [warning for warning in self.status.observation.warnings if warning in DYING]

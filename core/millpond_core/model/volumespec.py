@@ -81,6 +81,15 @@ class Placement(Wire, frozen=True, kw_only=True):
             max_length=253,
         ),
     ] = ""
+    moving: Annotated[
+        list[Annotated[str, Meta(pattern="^[a-z]{1,4}$", max_length=4)]],
+        Meta(
+            description="Mutable. Legs that are to leave their devices for where there is most room: each is given up "
+            "only once another copy is in sync. One that has left already is of no account.",
+            max_length=8,
+            extra_json_schema=UNIQUE,
+        ),
+    ] = []
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

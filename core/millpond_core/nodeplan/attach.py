@@ -34,6 +34,7 @@ from millpond_core.nodeplan.steps import (
     Unfreeze,
 )
 from millpond_core.nodeplan.view import LegMemory, begun, leg_report, node_report
+from millpond_core.units import KIB
 
 STOPPED_SECONDS = 60.0
 """Before a copy that stopped is begun again; twice as long each further time."""
@@ -233,7 +234,10 @@ def _limit(plan: Attaching, array: str) -> None:
     """How fast is copied, or compared where nothing is to be copied."""
     spec, memory = plan.volume.spec, plan.memory
     background = scrubbing.under_way(plan) and all(leg.state == "InSync" for leg in plan.wanted())
-    rate = spec.scrub.max_rate if background else spec.rebuild.max_rate
+    # The volume's own limit holds without a master, too.
+    shares = [one.max_rate // KIB for one in plan.volume.status.operations if one.target]
+    limits = [spec.scrub.max_rate] if background else [spec.rebuild.max_rate, *shares]
+    rate = min((limit for limit in limits if limit), default=0)
     if (rate, background) != (memory.max_rate, memory.background):
         plan.steps += [
             SetSpeed(name=array, max_kib=rate, background=background),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from millpond_core.model.storagedevice import DiskWarning
 from millpond_core.observed import Label
 
 
@@ -17,6 +18,7 @@ class Disk:
         self.holders: tuple[str, ...] = ()
         self.failing = False
         """Answers every request with an error."""
+        self.warnings: tuple[DiskWarning, ...] = ()
         self.unreadable: set[int] = set()
         """Sectors that answer reads with an error until they are written anew."""
         self.slow = False

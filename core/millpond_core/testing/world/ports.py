@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from millpond_core import names
 from millpond_core.errors import Busy, Conflict, DeadlineExceeded, Invalid, IOFailed, NotFound, Unavailable
+from millpond_core.model.storagedevice import DiskWarning
 from millpond_core.observed import (
     Array,
     BlockDisk,
@@ -486,6 +487,9 @@ class MemoryBlock(_Port):
         if number and self._disk(path).slow:
             raise DeadlineExceeded(f"{path} has not answered yet")
         return bool(number) and self.machine.attempt(number, Request("read")) == "ok"
+
+    async def warnings(self, path: str) -> Sequence[DiskWarning]:
+        return self._disk(path).warnings
 
     def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
         self.machine.block_watchers.append(changed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,8 +14,8 @@ from millpond_cli.maintenance import duration
 from millpond_cli.shown import Format, document
 from millpond_cli.stillness import Tell
 from millpond_core.errors import Conflict, Invalid, NotFound
-from millpond_core.model import ObjectMeta, StorageDevice, StorageNode
-from millpond_core.model.storagedevice import Identity, StorageDeviceSpec
+from millpond_core.master import adoption
+from millpond_core.model import StorageDevice, StorageNode
 from millpond_core.model.storagenode import Disk
 from millpond_core.ports import Kube
 
@@ -24,7 +23,6 @@ DONE, REFUSED, TIME_UP = 0, 3, 4
 """Exit statuses."""
 
 LOOK_SECONDS = 1.0
-NAME_CHARACTERS = 200
 
 
 class Found(NamedTuple):
@@ -86,19 +84,9 @@ def refusals(wanted: Sequence[Found], *, erase: bool) -> Iterator[str]:
 
 
 def device(one: Found, there: Sequence[Found], *, pool: str, erase: bool) -> StorageDevice:
-    """The StorageDevice that names the disk by the surest thing that tells it from the others of its node."""
-    disk, others = one.disk, [other.disk for other in there if other.node == one.node and other is not one]
-    if disk.serial and disk.serial not in {other.serial for other in others}:
-        identity, mark = Identity(serial=disk.serial), disk.serial
-    elif disk.wwn and disk.wwn not in {other.wwn for other in others}:
-        identity, mark = Identity(wwn=disk.wwn), disk.wwn
-    else:
-        identity, mark = Identity(path=disk.path), disk.path.rpartition("/")[2]
-    short = re.sub(r"[^a-z0-9]+", "-", mark.lower()).strip("-")[:NAME_CHARACTERS]
-    name = short if short.startswith(f"{one.node}-") else f"{one.node}-{short}"
-    mark = disk.fingerprint if erase and disk.state == "Foreign" else ""
-    spec = StorageDeviceSpec(node_name=one.node, identity=identity, pool=pool, erase_signature=mark)
-    return StorageDevice(metadata=ObjectMeta(name=name), spec=spec)
+    """What hands it over."""
+    others = [other.disk for other in there if other.node == one.node and other is not one]
+    return adoption.device(one.node, one.disk, others, pool=pool, erase=erase)
 
 
 async def hand_over(

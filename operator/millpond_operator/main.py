@@ -21,6 +21,7 @@ from millpond_adapters.clock import SystemClock
 from millpond_adapters.kube import Access, ApiKube, load
 from millpond_core import names
 from millpond_core.errors import Invalid, MillpondError, NotFound
+from millpond_core.master.adoption import policies
 from millpond_core.master.world import KINDS, PROTECTED, Object, RebuildLimits
 from millpond_core.model import API_VERSION
 from millpond_core.ports import Kube
@@ -64,8 +65,9 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
         rate_per_cluster=_number("REBUILD_RATE_PER_CLUSTER"),
     )
     protected = _protected(os.environ.get("PROTECTED_NAMESPACES")) | {namespace}
+    adoption = policies(os.environ.get("ADOPTION", ""))
     async with ApiKube(access, component=names.MASTER, namespace=namespace, instance=identity) as kube:
-        master = Master(kube, clock, rebuilds, protected)
+        master = Master(kube, clock, rebuilds, protected, adoption=adoption)
         leader = Leader(kube, clock, identity, namespace)
         heartbeats = Heartbeats(kube, clock, master, namespace)
         failover = Failover(kube, clock, master)

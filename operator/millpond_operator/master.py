@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from millpond_core import names
 from millpond_core.errors import Conflict, Invalid, MillpondError, NotFound
 from millpond_core.master import changes, planner, scope
+from millpond_core.master.adoption import Policy
 from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Find, Merge, Notice, Patch, Refuse, Step
 from millpond_core.master.world import KINDS, PROTECTED, UNLIMITED, Health, Object, RebuildLimits, World
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
@@ -40,8 +41,10 @@ class Master:
         clock: Clock,
         rebuilds: RebuildLimits = UNLIMITED,
         protected: frozenset[str] = PROTECTED,
+        *,
+        adoption: Sequence[Policy] = (),
     ) -> None:
-        self.world = World(rebuilds=rebuilds, protected=protected)
+        self.world = World(rebuilds=rebuilds, protected=protected, adoption=adoption)
         self.agenda = Agenda()
         self.counts: Counter[str] = Counter()
         self._kube = kube

@@ -15,6 +15,7 @@ import yaml
 
 from lab import components
 from millpond_core import names
+from millpond_core.master.adoption import Policy, policies
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "millpond"
@@ -221,6 +222,21 @@ def test_the_operator_is_told_how_many_rebuilds_may_run_and_how_fast() -> None:
     assert {"name": "REBUILD_RATE_PER_CLUSTER", "value": "0"} in environment
 
 
+def test_disks_are_taken_in_by_policy_only_where_there_is_one(objects: list[Object]) -> None:
+    def may_create(there: list[Object]) -> bool:
+        rules = of_kind(there, "ClusterRole")["millpond-operator"]["rules"]
+        return any("storagedevices" in rule["resources"] and "create" in rule["verbs"] for rule in rules)
+
+    assert not may_create(objects)
+    assert {"name": "ADOPTION", "value": "[]"} in dict(containers(objects))["millpond-operator/operator"]["env"]
+    policy = template("--set-json", 'adoption=[{"pool":"nvme","minSize":"100Gi"}]')
+    assert may_create(policy)
+    [said] = [
+        e["value"] for e in dict(containers(policy))["millpond-operator/operator"]["env"] if e["name"] == "ADOPTION"
+    ]
+    assert policies(said) == (Policy(pool="nvme", min_size="100Gi"),)
+
+
 def test_requests_have_their_own_priority(objects: list[Object]) -> None:
     schema = of_kind(objects, "FlowSchema")["millpond"]
     accounts = {subject["serviceAccount"]["name"] for subject in schema["spec"]["rules"][0]["subjects"]}
@@ -234,6 +250,8 @@ def test_values_that_make_no_sense_are_refused() -> None:
         "storageClasses[0].copies=9",
         "rebuilds.perNode=-1",
         "rebuilds.maxRatePerNode=100Mi",
+        "adoption[0].erase=true",
+        "adoption[0].minSize=much",
         "operater.replicas=1",
     ):
         done = helm("template", "millpond", str(CHART), "--set", setting)

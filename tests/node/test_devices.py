@@ -216,6 +216,14 @@ async def test_another_disk_in_its_place_is_not_taken_for_it(tmp_path: Path) -> 
         assert machine.slots["nvme1"].labels == []
 
 
+async def test_a_disk_that_has_grown_has_more_room(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, "n1") as cluster:
+        disk = Disk("S1", SIZE)
+        before = await named(cluster, disk, "Claimed")
+        disk.size_bytes = 2 * SIZE
+        await cluster.until(lambda: seen(cluster).capacity_bytes == before.capacity_bytes + SIZE)
+
+
 async def test_a_disk_that_warns_is_reported_within_a_minute_and_its_last_words_stand(tmp_path: Path) -> None:
     async with Cluster(tmp_path, "n1") as cluster:
         disk = Disk("S1", SIZE)

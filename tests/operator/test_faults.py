@@ -9,6 +9,7 @@ from harness import Cluster, MasterKube, attached, leg_on, remote
 
 from millpond_core import names
 from millpond_core.errors import Invalid
+from millpond_core.master.adoption import Policy
 from millpond_core.master.world import RebuildLimits
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.quiescence import ClaimScope, Scope
@@ -342,6 +343,18 @@ async def test_a_device_that_is_deleted_is_emptied_first_without_losing_a_copy(c
     volume = await cluster.volume()
     assert volume.status.phase == "Ready"
     assert leg.id not in {leg.id for leg in volume.status.mapping.legs}
+
+
+async def test_an_empty_disk_that_a_policy_wants_is_taken_in(cluster: Cluster) -> None:
+    cluster.master.world.adoption = (Policy(pool="fast"),)
+    empty, full = ({"path": f"/dev/{n}", "serial": n, "state": s} for n, s in (("E1", "Empty"), ("F1", "Foreign")))
+    manager = names.node_manager("n1")
+    await cluster.kube.apply_status(StorageNode, "n1", {"unclaimedDisks": [empty, full]}, manager=manager)
+    await cluster.settle()
+    device = await cluster.device("n1-e1")
+    assert (device.spec.node_name, device.spec.pool, device.spec.identity.serial) == ("n1", "fast", "E1")
+    assert "n1-f1" not in {one.metadata.name for one in await cluster.kube.list(StorageDevice)}
+    assert any(reason == "DiskAdopted" for reason in [event.reason for event in cluster.kube.events])
 
 
 async def test_a_disk_that_warns_of_its_end_is_emptied_with_all_copies_at_every_step(cluster: Cluster) -> None:

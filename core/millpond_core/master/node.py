@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from millpond_core import names, quiesce
 from millpond_core.instants import parse, span
-from millpond_core.master import conditions, maintenance
+from millpond_core.master import adoption, conditions, maintenance
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import Says
 from millpond_core.master.steps import Act, Apply, Decision, Merge, Notice, Wait
@@ -149,7 +149,9 @@ def doorbell(world: World, node: str) -> str:
 
 
 def decide(world: World, node: StorageNode, now: float) -> Decision:
-    """Ring or silence the doorbell, forget a node that is retired, then say what is made of it."""
+    """Ring or silence the doorbell, forget a node that is retired, take in disks that a policy wants, then say what is
+    made of it.
+    """
     name = node.metadata.name
     bell = doorbell(world, name)
     if node.metadata.annotations.get(names.ANNOTATION_QUIESCE, "") != bell:
@@ -157,7 +159,7 @@ def decide(world: World, node: StorageNode, now: float) -> Decision:
         unchanged = {"resourceVersion": node.metadata.resource_version}
         patch = {"metadata": {**unchanged, "annotations": {names.ANNOTATION_QUIESCE: bell or None}}}
         return Act(Merge(StorageNode, name, patch), f"doorbell: {bell or 'silent'}")
-    if act := maintenance.forget(world, node):
+    if act := maintenance.forget(world, node) or adoption.next_disk(world.adoption, node, world.devices):
         return act
     fields = _status(world, node, now)
     if conditions.applied(node.status, fields, keyed={"conditions": CONDITIONS}):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from millpond_core.allocator import Run, Space, free_runs
 from millpond_core.instants import parse
 from millpond_core.master import conditions
+from millpond_core.master.adoption import Policy
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.storagenode import Intent
 from millpond_core.model.virtualvolume import Leg
@@ -87,9 +88,12 @@ class World:
         objects: Iterable[Object] = (),
         rebuilds: RebuildLimits = UNLIMITED,
         protected: frozenset[str] = PROTECTED,
+        *,
+        adoption: Sequence[Policy] = (),
     ) -> None:
         self.rebuild_limits = rebuilds
         self.protected = protected
+        self.adoption = adoption
         self.found: dict[str, Found] = {}
         """By uid of a Quiescence that waits for its turn."""
         self.nodes: dict[str, StorageNode] = {}

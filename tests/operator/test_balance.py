@@ -121,6 +121,14 @@ async def test_a_leg_is_not_moved_back_to_where_it_is_to_leave(cluster: Cluster)
     assert balance.asked_to_move(volume) == []
 
 
+async def test_the_search_ends(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    await volumes(cluster, 4)
+    await cluster.nodes.add_device("n3-d1", "n3", units=512)
+    await cluster.settle()
+    monkeypatch.setattr(balance, "ATTEMPTS", 1)
+    assert len((await planned(cluster)).transfers) == 1
+
+
 @pytest.mark.parametrize(
     ("full", "spread"), [({}, 0.0), ({"a": 0.4}, 0.0), ({"a": 0.4, "b": 0.1, "c": 0.2}, 0.3)], ids=["none", "one", "3"]
 )

@@ -27,6 +27,9 @@ TOLERANCE = 0.1
 MOST = 100
 """Moves in one go: who wants more asks again."""
 
+ATTEMPTS = 300
+"""Legs of which a move is rehearsed: each rehearsal is a copy of the whole world."""
+
 Fullness = dict[str, float]
 """Device → how much of it is taken, 0 to 1."""
 
@@ -62,22 +65,16 @@ class Balance(Wire, omit_defaults=False, frozen=True, kw_only=True):
 def plan(world: World, pool: str, now: float, *, tolerance: float = TOLERANCE) -> Balance:
     """The moves, in the order in which they were chosen; none where the devices are within ``tolerance`` already."""
     before = fullness(world, pool)
+    search = _Search(pool, now)
     transfers: list[Transfer] = []
-    refused: set[tuple[str, str]] = set()
-    there, idle = world, set()
-    while len(transfers) < MOST and spread(full := fullness(there, pool)) > tolerance:
-        for volume, leg in _candidates(there, full, refused, now):
-            if not volume.status.attachment.node:
-                idle.add(volume.metadata.name)
-                continue
-            refused.add((volume.metadata.name, leg.id))
-            after = _rehearsed(there, volume, leg, now)
-            if after is not None and _unevenness(fullness(after, pool)) < _unevenness(full):
-                transfers.append(_told(after, volume, leg))
-                there = after
-                break
-        else:
+    there = world
+    while len(transfers) < MOST and spread(fullness(there, pool)) > tolerance:
+        found = search.better(there)
+        if found is None:
             break
+        volume, leg, after = found
+        transfers.append(_told(after, volume, leg))
+        there = after
     return Balance(
         pool=pool,
         tolerance=tolerance,
@@ -85,7 +82,7 @@ def plan(world: World, pool: str, now: float, *, tolerance: float = TOLERANCE) -
         after=fullness(there, pool),
         transfers=transfers,
         bytes=sum(transfer.bytes for transfer in transfers),
-        unattached=len(idle),
+        unattached=len(search.idle),
     )
 
 
@@ -116,20 +113,42 @@ def _unevenness(full: Fullness) -> float:
     return sum((part - mean) ** 2 for part in full.values())
 
 
-def _candidates(
-    world: World, full: Fullness, refused: set[tuple[str, str]], now: float
-) -> Iterator[tuple[VirtualVolume, Leg]]:
-    """Legs of the devices that are fuller than most, from the fullest on, the largest first."""
-    mean = sum(full.values()) / len(full)
-    for name in sorted((each for each in full if full[each] > mean), key=lambda each: (-full[each], each)):
-        uuid = world.devices[name].status.observation.device_uuid
-        volumes = [world.volumes[one] for one in world.volumes_on(uuid)]
-        for volume in sorted(volumes, key=lambda one: (-one.status.size_bytes, one.metadata.name)):
-            if not _settled(world, volume, now):
+class _Search:
+    """For moves that make the devices more equal; no leg is tried twice."""
+
+    def __init__(self, pool: str, now: float) -> None:
+        self._pool, self._now = pool, now
+        self._tried: set[tuple[str, str]] = set()
+        self.idle: set[str] = set()
+        """Volumes that were passed over because they are attached nowhere."""
+
+    def better(self, world: World) -> tuple[VirtualVolume, Leg, World] | None:
+        """The next leg to move, and the world once it has moved; None: no other is worth it."""
+        full = fullness(world, self._pool)
+        for volume, leg in self._candidates(world, full):
+            if not volume.status.attachment.node:
+                self.idle.add(volume.metadata.name)
                 continue
-            for leg in v.legs(volume):
-                if (volume.metadata.name, leg.id) not in refused and any(e.device_uuid == uuid for e in leg.extents):
-                    yield volume, leg
+            if len(self._tried) >= ATTEMPTS:
+                return None
+            self._tried.add((volume.metadata.name, leg.id))
+            after = _rehearsed(world, volume, leg, self._now)
+            if after is not None and _unevenness(fullness(after, self._pool)) < _unevenness(full):
+                return volume, leg, after
+        return None
+
+    def _candidates(self, world: World, full: Fullness) -> Iterator[tuple[VirtualVolume, Leg]]:
+        """Legs of the devices that are fuller than most, from the fullest on, the largest first."""
+        mean = sum(full.values()) / len(full)
+        for name in sorted((each for each in full if full[each] > mean), key=lambda each: (-full[each], each)):
+            uuid = world.devices[name].status.observation.device_uuid
+            volumes = [world.volumes[one] for one in world.volumes_on(uuid)]
+            for volume in sorted(volumes, key=lambda one: (-one.status.size_bytes, one.metadata.name)):
+                legs = v.legs(volume) if _settled(world, volume, self._now) else ()
+                for leg in legs:
+                    there = any(extent.device_uuid == uuid for extent in leg.extents)
+                    if there and (volume.metadata.name, leg.id) not in self._tried:
+                        yield volume, leg
 
 
 def _settled(world: World, volume: VirtualVolume, now: float) -> bool:

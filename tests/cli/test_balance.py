@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from harness import Cluster, MasterKube
+from harness import Cluster, three_nodes
 
 from millpond_cli import balances, main, terminal
 from millpond_core.errors import DeadlineExceeded, NotFound
@@ -16,12 +16,7 @@ from millpond_core.errors import DeadlineExceeded, NotFound
 @pytest.fixture
 async def cluster() -> Cluster:
     """Four volumes on two of three devices."""
-    MasterKube.budget = None
-    made = Cluster()
-    for node in ("n1", "n2", "n3"):
-        await made.nodes.add_node(node)
-    for node in ("n1", "n2"):
-        await made.nodes.add_device(f"{node}-d1", node, units=512)
+    made = await three_nodes(1, 1, units=512)
     for number in range(1, 5):
         await made.nodes.add_volume(f"v{number}", number)
         await made.settle()

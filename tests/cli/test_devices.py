@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from harness import Cluster, MasterKube, attached, leg_on, remote
+from harness import Cluster, attached, leg_on, remote, three_nodes
 
 from millpond_cli import account, devices, emptying, main, terminal
 from millpond_core import names
@@ -28,12 +28,7 @@ Invoke = Callable[..., Coroutine[Any, Any, int]]
 @pytest.fixture
 async def cluster() -> Cluster:
     """Three nodes with one device of 1 GiB each."""
-    MasterKube.budget = None
-    made = Cluster()
-    for node in ("n1", "n2", "n3"):
-        await made.nodes.add_node(node)
-        await made.nodes.add_device(f"{node}-d1", node)
-    return made
+    return await three_nodes(1, 1, 1)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
-from harness import Cluster, MasterKube
+from harness import Cluster, three_nodes
 from simulated_time import SimulatedLoop
 
 SIMULATED = {"test_whole.py", "test_scrub.py", "test_vdb.py"}
@@ -20,10 +20,4 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
 @pytest.fixture
 async def cluster() -> Cluster:
     """Three nodes, two devices of 1 GiB each."""
-    MasterKube.budget = None
-    made = Cluster()
-    for node in ("n1", "n2", "n3"):
-        await made.nodes.add_node(node)
-        for number in (1, 2):
-            await made.nodes.add_device(f"{node}-d{number}", node)
-    return made
+    return await three_nodes(2, 2, 2)

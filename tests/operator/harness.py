@@ -182,6 +182,18 @@ class Cluster:
         )
 
 
+async def three_nodes(*disks: int, units: int = 256) -> Cluster:
+    """n1 to n3, and on the first ones so many devices as ``disks`` says; of 1 GiB each unless ``units`` says more."""
+    MasterKube.budget = None
+    made = Cluster()
+    for node in ("n1", "n2", "n3"):
+        await made.nodes.add_node(node)
+    for node, count in zip(("n1", "n2", "n3"), disks, strict=False):
+        for number in range(1, count + 1):
+            await made.nodes.add_device(f"{node}-d{number}", node, units=units)
+    return made
+
+
 async def attached(cluster: Cluster, node: str = "n1", **volume: Any) -> None:
     """Volume v1, attached to ``node``, where its first leg lies."""
     await cluster.nodes.add_volume("v1", preferred_node=node, **volume)

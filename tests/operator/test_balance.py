@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness import Cluster, MasterKube
+from harness import Cluster, three_nodes
 
 from millpond_core.master import balance, foresight
 from millpond_core.master.balance import Balance
@@ -17,13 +17,7 @@ SIZE = 400 * MIB
 @pytest.fixture
 async def cluster() -> Cluster:
     """Three nodes, one device of 2 GiB each, of which the third comes later."""
-    MasterKube.budget = None
-    made = Cluster()
-    for node in ("n1", "n2", "n3"):
-        await made.nodes.add_node(node)
-    for node in ("n1", "n2"):
-        await made.nodes.add_device(f"{node}-d1", node, units=512)
-    return made
+    return await three_nodes(1, 1, units=512)
 
 
 async def volumes(cluster: Cluster, number: int, *, attached: bool = True) -> None:

@@ -23,6 +23,9 @@ MAX_SIZE = "256Ti"
 SIZE_PATTERN = r"^[0-9]{1,19}(\.[0-9]{1,9})?(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)?$"
 CRON_PATTERN = r"^(|@(hourly|daily|weekly|monthly)|[0-9A-Za-z*,/-]+( +[0-9A-Za-z*,/-]+){4})$"
 
+LegId = Annotated[str, Meta(pattern="^[a-z]{1,4}$", max_length=4)]
+"""Of a leg within its volume; never given again."""
+
 
 class Layout(Wire, frozen=True, kw_only=True):
     """How many copies, and how each is laid out over devices."""
@@ -82,7 +85,7 @@ class Placement(Wire, frozen=True, kw_only=True):
         ),
     ] = ""
     moving: Annotated[
-        list[Annotated[str, Meta(pattern="^[a-z]{1,4}$", max_length=4)]],
+        list[LegId],
         Meta(
             description="Mutable. Legs that are to leave their devices for where there is most room: each is given up "
             "only once another copy is in sync. One that has left already is of no account.",
@@ -126,7 +129,7 @@ class Scrub(Wire, frozen=True, kw_only=True):
         ),
     ] = None
     distrusted: Annotated[
-        list[Annotated[str, Meta(pattern="^[a-z]{1,4}$", max_length=4)]],
+        list[LegId],
         Meta(
             description="Mutable. Legs that differ and are not the right ones, as a person has found: each is given up "
             "and a new one is copied from the others.",

@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import click
 
-from millpond_cli import emptying, terminal
+from millpond_cli import emptying, planned, terminal
 from millpond_cli.devices import plan_
 from millpond_cli.follow import versions
 from millpond_cli.shown import Format, formatted
@@ -36,9 +36,8 @@ def lines(plan: Balance) -> Iterator[str]:
         number = len(plan.transfers)
         yield f"pool {plan.pool}: {number} leg{'' if number == 1 else 's'} to move, {format_bytes(plan.bytes)} to copy"
     for one in plan.transfers:
-        title = f"{one.claim} ({one.volume})" if one.claim else one.volume
         where = f"from {', '.join(one.source)} to {', '.join(one.target)} on {one.node}"
-        yield f"  {title}: leg {one.leg}, {format_bytes(one.bytes)}, {where}"
+        yield f"  {planned.title(one)}: leg {one.leg}, {format_bytes(one.bytes)}, {where}"
     yield from (f"  {line}" for line in _levels(plan.before, plan.after))
     if balance.spread(plan.after) > plan.tolerance:
         idle = f"; of {plan.unattached} volumes nothing is copied, no pod uses them" if plan.unattached else ""

@@ -9,6 +9,7 @@ import msgspec
 from millpond_cli.report import used_by
 from millpond_core.errors import Invalid, NotFound
 from millpond_core.instants import span
+from millpond_core.master.balance import Transfer
 from millpond_core.master.foresight import Move, Plan
 from millpond_core.master.moves import predicate
 from millpond_core.master.world import World
@@ -34,7 +35,7 @@ def lines(plan: Plan) -> list[str]:
     return said
 
 
-def title(move: Move) -> str:
+def title(move: Move | Transfer) -> str:
     """The claim where there is one, with the volume's name, which is what options take."""
     return f"{move.claim} ({move.volume})" if move.claim else move.volume
 

@@ -142,8 +142,7 @@ def plan_node(world: World, intent: Work, name: str, now: float, *, until: float
 def _absence(world: World, node: StorageNode, now: float) -> tuple[Plan, World]:
     """While a node is away for a while: nothing moves."""
     name = node.metadata.name
-    there = World(world.all(), rebuilds=world.rebuild_limits, protected=world.protected)
-    there.health = world.health
+    there = Rehearsal(world, now).world
     there.put(node)
     moves = []
     for volume in sorted((there.volumes[one] for one in there.volumes_at(name)), key=lambda one: one.metadata.name):

@@ -59,8 +59,8 @@ class Devices:
         self._disks: dict[tuple[str, int], DiskSeen] = {}
         self._observed: dict[str, DeviceObservation] = {}
         self._checked: dict[str, float] = {}
-        self._warnings: dict[tuple[str, int], tuple[float, list[DiskWarning]]] = {}
-        """What disks say of their health, and when they were asked last (CLOCK_BOOTTIME)."""
+        self._warnings: dict[tuple[str, int], tuple[float, list[DiskWarning] | None]] = {}
+        """What disks say of their health, None: nothing yet; and when they were asked last (CLOCK_BOOTTIME)."""
         self._errors: dict[str, int] = {}
         """How often in a row a disk answered with an error."""
         self._silent_since: dict[str, float] = {}
@@ -138,7 +138,7 @@ class Devices:
         await self._ask_for_warnings(now)
 
     async def _ask_for_warnings(self, now: float) -> None:
-        never: tuple[float, list[DiskWarning]] = (-_WARNING_SECONDS, [])
+        never = (-_WARNING_SECONDS, None)
         self._warnings = {key: self._warnings.get(key, never) for key, seen in self._disks.items() if seen.label}
         due = [
             key
@@ -356,8 +356,8 @@ class Devices:
                 capacity_bytes=claim.capacity_bytes(seen.disk),
                 attach_count=seen.label.attach_count if seen.label else before.attach_count,
             )
-            asked = self._warnings.get((seen.disk.name, seen.disk.diskseq))
-            observation = msgspec.structs.replace(observation, warnings=asked[1] if asked else before.warnings)
+            _, said = self._warnings.get((seen.disk.name, seen.disk.diskseq), (0.0, None))
+            observation = msgspec.structs.replace(observation, warnings=before.warnings if said is None else said)
         if decided.state != before.state or not observation.since:
             observation = msgspec.structs.replace(observation, since=stamp(self._ports.clock.now()))
             bad = decided.state in ("Failed", "Refused")

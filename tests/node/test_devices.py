@@ -231,6 +231,11 @@ async def test_a_disk_that_warns_is_reported_within_a_minute_and_its_last_words_
         disk.warnings = ("SpareLow",)
         await cluster.until(lambda: seen(cluster).warnings == ["SpareLow"], seconds=70)
         assert seen(cluster).state == "Claimed"
+        disk.slow = True
+        await cluster.restart("n1")
+        await cluster.pass_time(10)
+        assert seen(cluster).warnings == ["SpareLow"], "who does not answer has taken nothing back"
+        disk.slow = False
         cluster.machine("n1").pull("nvme1")
         await cluster.until(lambda: seen(cluster).state == "Failed")
         assert seen(cluster).warnings == ["SpareLow"]

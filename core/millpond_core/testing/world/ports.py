@@ -489,6 +489,8 @@ class MemoryBlock(_Port):
         return bool(number) and self.machine.attempt(number, Request("read")) == "ok"
 
     async def warnings(self, path: str) -> Sequence[DiskWarning]:
+        if self._disk(path).slow:
+            raise DeadlineExceeded(f"{path} has not told its health yet")
         return self._disk(path).warnings
 
     def watch(self, changed: Callable[[str, str], None]) -> Callable[[], None]:

@@ -60,6 +60,11 @@ GIVEN = record(1, 5, A, leg("b", "Stale"), leg("c", "Failed", releasing=True), l
 REST = GIVEN["mapping"]["legs"][1:]
 
 
+def of_size(name: str, says: str, status: Patch) -> Case:
+    bad, good = {"spec": {"size": "1069547520"}}, {"spec": {"size": "1069547521"}}
+    return Case(name, says, "spec.size", VirtualVolume, bad, good, {"spec": {"size": "2Gi"}, "status": status})
+
+
 def of_status(name: str, says: str, at: str, bad: Patch, good: Patch, given: Patch = GIVEN) -> Case:
     given = {"spec": {"size": "1Gi"}, "status": given}
     return Case(name, says, f"status.{at}", VirtualVolume, {"status": bad}, {"status": good}, given)
@@ -139,7 +144,9 @@ CASES = [
     of_volume("uuid set later", "spec.size must be", "size", {"size": "1Mi"}, {"uuid": UUID}),
     of_volume("too small", "from 4Mi to 256Ti", "size", {"size": "4194303"}, {"size": "1073741824"}),
     of_volume("too large", "from 4Mi to 256Ti", "size", {"size": "257Ti"}, {"size": "256Ti"}),
-    of_volume("shrunk", "may only grow", "size", {"size": "1073741823"}, {"size": "1.5Gi"}),
+    # By a unit: the mapping's bytes are rounded up. What is larger than it was given may be taken back.
+    of_size("shrunk", "below what the volume has", {"sizeBytes": 1 << 30}),
+    of_size("shrunk while it grows", "is being given", {"sizeBytes": 1 << 29, "growth": {"sizeBytes": 1 << 30}}),
     of_volume(
         "minInSync",
         "must not exceed spec.layout.copies",

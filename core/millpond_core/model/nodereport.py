@@ -26,6 +26,9 @@ class LegReport(Wire, frozen=True, kw_only=True):
     synced_epoch: Annotated[
         int, Meta(description="Highest epoch in which its label says that it was in sync.", ge=0)
     ] = 0
+    prepared_bytes: Annotated[
+        int, Meta(description="Usable bytes of a volume for which it is zeroed, mapped and exported.", ge=0)
+    ] = 0
     released: Annotated[bool, Meta(description="Export, mapping and label entry are gone.")] = False
     unmapped: Annotated[bool, Meta(description="It is being given back, and its export and mapping are gone.")] = False
     kept_on: Annotated[
@@ -117,6 +120,7 @@ class NodeReport(Wire, frozen=True, kw_only=True):
     ] = ""
     front: Annotated[FrontState, Meta(description="What pods use: None, Active, Suspended or Fenced.")] = "None"
     device: Annotated[str, Meta(description="Path of the front's device node.")] = ""
+    size_bytes: Annotated[int, Meta(description="Usable bytes of the front; 0: there is none.", ge=0)] = 0
     legs: Annotated[
         list[LegReport],
         Meta(description="Legs that lie on this node, by id.", max_length=32, extra_json_schema=keyed("id")),

@@ -62,6 +62,28 @@ class Leg(Wire, omit_defaults=False, frozen=True, kw_only=True):
     )
 
 
+class LegGrowth(Wire, omit_defaults=False, frozen=True, kw_only=True):
+    """What one leg gets for a larger volume."""
+
+    id: Annotated[str, Meta(description="The leg.", pattern="^[a-z]{1,4}$", max_length=4)]
+    extents: Annotated[
+        list[Extent], Meta(description="Where its new bytes are, in order, behind those that it has.", max_length=256)
+    ] = []
+
+
+class Growth(Wire, omit_defaults=False, frozen=True, kw_only=True):
+    """Extents that are being prepared for a larger size; with the next generation they are the legs'."""
+
+    size_bytes: Annotated[int, Meta(description="Usable bytes of the volume afterwards.", ge=0)]
+    legs: Annotated[
+        list[LegGrowth], Meta(description="The legs, by id.", max_length=8, extra_json_schema=keyed("id"))
+    ] = []
+
+    def of(self, leg: str) -> list[Extent]:
+        """What a leg gets."""
+        return next((list(grown.extents) for grown in self.legs if grown.id == leg), [])
+
+
 class Mapping(Wire, omit_defaults=False, frozen=True, kw_only=True):
     """The record. Changed only by JSON Patch that tests what it replaces."""
 

@@ -19,7 +19,7 @@ from millpond_core.model.nodereport import (
     ScrubReport,
 )
 from millpond_core.model.operation import LongOperation
-from millpond_core.model.record import Attachment, Extent, Leg, LegState, Mapping
+from millpond_core.model.record import Attachment, Extent, Growth, Leg, LegGrowth, LegState, Mapping
 from millpond_core.model.volumespec import (
     MAX_SIZE,
     MIN_SIZE,
@@ -31,6 +31,7 @@ from millpond_core.model.volumespec import (
     Scrub,
     VirtualVolumeSpec,
 )
+from millpond_core.units import UNIT_BYTES
 
 __all__ = [
     "MAX_SIZE",
@@ -42,8 +43,10 @@ __all__ = [
     "Extent",
     "FrontState",
     "GateMode",
+    "Growth",
     "Layout",
     "Leg",
+    "LegGrowth",
     "LegReport",
     "LegState",
     "LongOperation",
@@ -104,6 +107,9 @@ class VirtualVolumeStatus(Wire, frozen=True, kw_only=True):
     phase: Annotated[VolumePhase, Meta(description="Where the volume stands in its life.")] = "Pending"
     copies: Annotated[str, Meta(description="Legs in sync of those wanted, such as 1/2.")] = ""
     size_bytes: Annotated[int, Meta(description="Usable bytes.", ge=0)] = 0
+    growth: Annotated[
+        Growth | None, Meta(description="What is being prepared for a larger size; not part of the volume yet.")
+    ] = None
     mapping: Annotated[Mapping, Meta(description="The record: which legs, where, in what state.")] = Mapping()
     spares: Annotated[
         list[Leg],
@@ -194,7 +200,22 @@ class VirtualVolume(Wire, frozen=True, kw_only=True):
         ".status.attachment.node",
         ".status.phase",
     )
-    rules: ClassVar[tuple[Rule, ...]] = ()
+    rules: ClassVar[tuple[Rule, ...]] = (
+        # A larger size that nobody has room for may be taken back. The bytes of a size are rounded up.
+        *(
+            Rule(
+                f"self.spec.size == oldSelf.spec.size || !isQuantity(self.spec.size) || {unless}"
+                f" || quantity(self.spec.size).add({UNIT_BYTES}).compareTo(quantity(string({at}))) > 0",
+                f"spec.size must not fall below what the volume {what}: what a smaller volume would cut off may be "
+                "in use",
+                ".spec.size",
+            )
+            for unless, at, what in (
+                ("!has(self.status.sizeBytes)", "self.status.sizeBytes", "has"),
+                ("!has(self.status.growth)", "self.status.growth.sizeBytes", "is being given"),
+            )
+        ),
+    )
 
     metadata: ObjectMeta = ObjectMeta()
     spec: VirtualVolumeSpec = VirtualVolumeSpec()

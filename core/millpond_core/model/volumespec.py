@@ -211,7 +211,7 @@ class VirtualVolumeSpec(Wire, frozen=True, kw_only=True):
         str,
         Meta(
             description=f"Usable size in bytes as a Kubernetes quantity, such as 50Gi; {MIN_SIZE} to {MAX_SIZE}, "
-            "rounded up to 4 MiB. May only grow.",
+            "rounded up to 4 MiB. May grow at any time; what the volume has got is never taken away.",
             pattern=SIZE_PATTERN,
             max_length=32,
             extra_json_schema=REQUIRED,
@@ -234,12 +234,6 @@ class VirtualVolumeSpec(Wire, frozen=True, kw_only=True):
             f"!isQuantity(self.size) || (quantity(self.size).compareTo(quantity('{MIN_SIZE}')) >= 0"
             f" && quantity(self.size).compareTo(quantity('{MAX_SIZE}')) <= 0)",
             f"spec.size must be from {MIN_SIZE} to {MAX_SIZE}, such as 50Gi",
-            ".size",
-        ),
-        Rule(
-            "!isQuantity(self.size) || !isQuantity(oldSelf.size)"
-            " || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
-            "spec.size may only grow: what a smaller volume would cut off may be in use",
             ".size",
         ),
         Rule(

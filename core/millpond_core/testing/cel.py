@@ -170,6 +170,8 @@ def _method(name: str, target: Expression, arguments: list[Expression], scope: S
             return re.search(given[0], value) is not None
         case "compareTo":
             return (value > given[0]) - (value < given[0])
+        case "add":
+            return value + given[0]
     raise SyntaxError(f"no method {name}")
 
 
@@ -177,17 +179,13 @@ def _function(name: str, arguments: list[Expression]) -> Expression:
     (argument,) = arguments
     match name:
         case "has":
-
-            def has(scope: Scope) -> bool:
-                try:
-                    argument(scope)
-                except KeyError:
-                    return False
-                return True
-
-            return has
+            # What the field is of must be there: else the rule fails.
+            target, field = argument.args  # type: ignore[attr-defined]
+            return lambda scope: field in target(scope)
         case "quantity":
             return lambda scope: parse_quantity(argument(scope))
+        case "string":
+            return lambda scope: str(argument(scope))
         case "isQuantity":
             return lambda scope: _is_quantity(argument(scope))
     raise SyntaxError(f"no function {name}")

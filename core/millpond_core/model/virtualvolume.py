@@ -201,11 +201,12 @@ class VirtualVolume(Wire, frozen=True, kw_only=True):
         ".status.phase",
     )
     rules: ClassVar[tuple[Rule, ...]] = (
-        # A larger size that nobody has room for may be taken back. The bytes of a size are rounded up.
+        # A larger size that nobody has room for may be taken back. The bytes of a size are rounded up. Floats are
+        # exact up to 8 PiB, and a number made a string has a length that the API server takes for unbounded.
         *(
             Rule(
                 f"self.spec.size == oldSelf.spec.size || !isQuantity(self.spec.size) || {unless}"
-                f" || quantity(self.spec.size).add({UNIT_BYTES}).compareTo(quantity(string({at}))) > 0",
+                f" || quantity(self.spec.size).add({UNIT_BYTES}).asApproximateFloat() > double({at})",
                 f"spec.size must not fall below what the volume {what}: what a smaller volume would cut off may be "
                 "in use",
                 ".spec.size",

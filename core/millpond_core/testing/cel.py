@@ -172,6 +172,8 @@ def _method(name: str, target: Expression, arguments: list[Expression], scope: S
             return (value > given[0]) - (value < given[0])
         case "add":
             return value + given[0]
+        case "asApproximateFloat":
+            return float(value)
     raise SyntaxError(f"no method {name}")
 
 
@@ -184,8 +186,8 @@ def _function(name: str, arguments: list[Expression]) -> Expression:
             return lambda scope: field in target(scope)
         case "quantity":
             return lambda scope: parse_quantity(argument(scope))
-        case "string":
-            return lambda scope: str(argument(scope))
+        case "double":
+            return lambda scope: float(argument(scope))
         case "isQuantity":
             return lambda scope: _is_quantity(argument(scope))
     raise SyntaxError(f"no function {name}")

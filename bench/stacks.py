@@ -130,8 +130,8 @@ def remote(
         controller = await NvmeTcpHost().connect(
             nqn, f"{peer}:{port}", host_nqn=_HOST, host_id=_HOST_ID, namespace_uuid=namespace
         )
-        ((number, _, _),) = controller.namespaces
-        return await _millpond(uuid, [(partition, False), (number, True)], bitmap=bitmap)
+        (found,) = controller.namespaces
+        return await _millpond(uuid, [(partition, False), (found.major_minor, True)], bitmap=bitmap)
 
     return asyncio.run(made())
 

@@ -80,11 +80,12 @@ class BlockDevices:
         if left:
             raise IOFailed(f"{path} still shows {', '.join(left)} after it was erased")
 
-    async def zero(self, path: str) -> None:
-        size = int(await run("blockdev", "--getsize64", path))
+    async def zero(self, path: str, start_bytes: int = 0) -> None:
+        size = int(await run("blockdev", "--getsize64", path)) - start_bytes
         # --zeroout: the device's own write zeroes where it has that, zeroes written by the kernel else.
         seconds = 60 + _ZERO_SECONDS_PER_GIB * size / 2**30
-        await run("blkdiscard", "--zeroout", "--step", "67108864", path, seconds=seconds)
+        start = str(start_bytes)
+        await run("blkdiscard", "--zeroout", "--step", "67108864", "--offset", start, path, seconds=seconds)
         await self.flush(path)
 
     async def flush(self, path: str) -> None:

@@ -203,6 +203,28 @@ class MdRaid:
         await self.acknowledge(name)
         await _unbounded(md)
 
+    async def grow(self, name: str, component_sectors: int) -> None:
+        md = self._md(name)
+        component = 2 * int(sysfs.read(md / "component_size"))
+        if component >= component_sectors:
+            return
+        if (chunk := bitmap_chunk_bytes(component_sectors)) != bitmap_chunk_bytes(component):
+            raise Invalid(f"array {name} would have a bitmap of {chunk} bytes a bit, which its legs' is not")
+        members = _folders(md)
+        for member in members:
+            self._fits(name, sysfs.read(member / "block/dev"), component_sectors)
+        size = str(component_sectors // 2)
+        was_frozen = sysfs.read(md / "sync_action") == "frozen"
+        # frozen, or md would refuse while it compares, and begin to copy what is equal: zeroes
+        await self.freeze(name)
+        try:
+            writes = [(member / "size", size) for member in members]
+            writes += [(md / "component_size", size), (md / "resync_start", "none")]
+            await sysfs.write_all(writes, seconds=RUN_SECONDS)
+        finally:
+            if not was_frozen:
+                await self.unfreeze(name)
+
     async def dirty_chunks(self, leg_device: str) -> Sequence[tuple[int, int]]:
         # In one request: block by block it took longer than anybody waits, over a slow link.
         bitmap = await rawio.read(leg_device, BITMAP_START_SECTORS * 512, _BITMAP_BYTES, seconds=_BITMAP_SECONDS)
@@ -293,10 +315,7 @@ class MdRaid:
     async def _take_in(
         self, md: Path, slot: int, major_minor: str, component_sectors: int, *, in_sync: bool, write_mostly: bool
     ) -> None:
-        # md takes our word for the size; a short leg would fail only when its end is reached
-        size, needed = int(sysfs.peek(self._sys / "dev/block" / major_minor / "size", "0")), component_sectors
-        if size < BITMAP_SECTORS + needed:
-            raise Invalid(f"{major_minor} has {size} sectors; array {md.parent.name} needs {BITMAP_SECTORS + needed}")
+        self._fits(md.parent.name, major_minor, component_sectors)
         await sysfs.write(md / "new_dev", major_minor)
         member = self._folder(md, major_minor)
         if member is None:
@@ -307,6 +326,12 @@ class MdRaid:
         # after the slot: giving one to a leg of an array that does not run yet takes the mark off
         writes += [(member / "state", "writemostly")] if write_mostly else []
         await sysfs.write_all(writes)
+
+    def _fits(self, name: str, major_minor: str, component_sectors: int) -> None:
+        """md takes our word for the size; a short leg would fail only when its end is reached."""
+        size, needed = int(sysfs.peek(self._sys / "dev/block" / major_minor / "size", "0")), component_sectors
+        if size < BITMAP_SECTORS + needed:
+            raise Invalid(f"{major_minor} has {size} sectors; array {name} needs {BITMAP_SECTORS + needed}")
 
     async def _discard(self, name: str, member: Path) -> None:
         """Take out of a frozen array what has no place in it: half added, or given up by md.

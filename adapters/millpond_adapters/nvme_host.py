@@ -16,7 +16,7 @@ from pathlib import Path
 from millpond_adapters import sysfs
 from millpond_core import names
 from millpond_core.errors import CommandFailed, DeadlineExceeded, MillpondError, NotFound, Unavailable
-from millpond_core.observed import Controller
+from millpond_core.observed import Controller, Namespace
 
 KEEP_ALIVE_SECONDS = 5
 """A silent loss is seen after 1.3 to 1.6 times this. 3 s would see it sooner, but a starved node's breath would do."""
@@ -121,13 +121,13 @@ class NvmeTcpHost:
             controller = (await self.list()).get(nqn)
             if controller is None:
                 raise Unavailable(f"the connection to {nqn} was made and is gone already: its node took the leg back")
-            if controller.state == "live" and namespace_uuid in {found for _, _, found in controller.namespaces}:
+            if controller.state == "live" and namespace_uuid in {found.uuid for found in controller.namespaces}:
                 return controller
             if controller.state == "live" and loop.time() > look:
                 look = loop.time() + _LOOK_AGAIN_SECONDS
                 await self._rescan(controller)
             if loop.time() > deadline:
-                seen = ", ".join(found for _, _, found in controller.namespaces) or "none"
+                seen = ", ".join(found.uuid for found in controller.namespaces) or "none"
                 raise Unavailable(
                     f"{nqn} is connected as {controller.name} ({controller.state}), but namespace {namespace_uuid} "
                     f"did not appear; there: {seen}"
@@ -171,14 +171,15 @@ class NvmeTcpHost:
         return heads
 
 
-def _namespaces(*folders: str) -> Iterator[tuple[str, str, str]]:
-    """(major:minor, kernel name, uuid) of each namespace in some folders."""
+def _namespaces(*folders: str) -> Iterator[Namespace]:
+    """Each namespace in some folders."""
     for folder in folders:
         for entry in sysfs.entries(folder):
             if _NAMESPACE.fullmatch(entry):
                 number, uuid = sysfs.peek(f"{folder}/{entry}/dev"), sysfs.peek(f"{folder}/{entry}/uuid")
                 if number and uuid:
-                    yield number, entry, uuid
+                    sectors = int(sysfs.peek(f"{folder}/{entry}/size", "0"))
+                    yield Namespace(major_minor=number, name=entry, uuid=uuid, sectors=sectors)
 
 
 def parse_address(text: str) -> str:

@@ -82,6 +82,11 @@ class NvmeTcpTarget:
             if not link.is_symlink():
                 await run("ln", "-s", str(subsystem), str(link))
 
+    async def resize(self, nqn: str) -> None:
+        namespace = self._root / "subsystems" / nqn / "namespaces" / NSID
+        if sysfs.peek(namespace / "enable") == "1":
+            await sysfs.write(namespace / "revalidate_size", "1")
+
     async def unexport(self, nqn: str) -> None:
         subsystem = self._root / "subsystems" / nqn
         if not subsystem.is_dir():

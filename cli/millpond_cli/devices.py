@@ -68,6 +68,7 @@ def plan_() -> None:
     kubectl millpond plan drain n2-disk1
     kubectl millpond plan replace n2-disk1 --with n2-disk3 -o yaml
     kubectl millpond plan maintain n2 --intent reboot --for 30m
+    kubectl millpond plan expand shop/db-0 80Gi
     """
 
 

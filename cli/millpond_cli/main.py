@@ -10,6 +10,7 @@ import click
 from millpond_cli import asked, devices, explain, report, stillness, trees, vdb
 from millpond_cli.adopt import adopt
 from millpond_cli.balances import balance_
+from millpond_cli.enlarging import plan_expand
 from millpond_cli.maintenance import maintain
 from millpond_cli.scrubs import scrub
 from millpond_cli.shown import Format, formatted
@@ -157,6 +158,7 @@ def release(kubeconfig: str, names: tuple[str, ...], form: Format) -> None:
     run(kubeconfig, let_go)
 
 
+devices.plan_.add_command(plan_expand)
 for command in (adopt, balance_, *devices.COMMANDS, maintain, scrub, shutdown, vdb.commands):
     cli.add_command(command)
 

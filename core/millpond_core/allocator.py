@@ -240,6 +240,21 @@ def allocate(spaces: Iterable[Space], need: Need, count: int = 1) -> tuple[Place
     return tuple(places)
 
 
+def extend(row: Sequence[Space], units: int, extents: int) -> tuple[Piece, ...] | str:
+    """``units`` more on each device of a leg's row of stripes, in at most so many extents; or why not."""
+    for space in row:
+        if space.unfit:
+            return f"{space.name} {space.unfit}"
+        if space.units < units:
+            short = format_bytes((units - space.units) * UNIT_BYTES)
+            return f"{space.name} has {format_bytes(space.units * UNIT_BYTES)} free, {short} short"
+    pieces = _rows(row, [cut(space.free, units, max(extents // len(row) ** 2, 1)) for space in row])
+    if len(pieces) > extents:
+        names = ", ".join(space.name for space in row)
+        return f"the free space of {names} is in too many pieces: a leg has {MAX_EXTENTS} extents at most"
+    return pieces
+
+
 def largest(spaces: Iterable[Space], need: Need, count: int = 1) -> int:
     """Units on each device of the largest leg of which ``count`` fit; 0 when none does. ``need.units`` is ignored."""
     spaces = list(spaces)

@@ -31,6 +31,16 @@ def leg_sectors(volume_bytes: int) -> int:
     return leg_units(volume_bytes) * UNIT_SECTORS
 
 
+def capacity_bytes(extents: Sequence[Extent]) -> int:
+    """Usable bytes of the largest volume for which a leg has room on these extents."""
+    return max(sum(extent.length for extent in extents) - 1, 0) * UNIT_BYTES
+
+
+def volume_bytes(component_sectors: int) -> int:
+    """Usable bytes of the volume whose array has legs of this size: the other way round."""
+    return (component_sectors + BITMAP_SECTORS - UNIT_SECTORS) * SECTOR
+
+
 def component_sectors(volume_bytes: int) -> int:
     """Sectors of data in each leg: the size of the array."""
     return leg_sectors(volume_bytes) - BITMAP_SECTORS
@@ -78,6 +88,12 @@ def leg_table(
     return "\n".join(lines)
 
 
+def extends(longer: str, table: str) -> bool:
+    """Whether a table describes the same device and more behind it."""
+    old, new = _without_mode(table), _without_mode(longer)
+    return len(new) > len(old) and new[: len(old)] == old
+
+
 def table_sectors(table: str) -> int:
     """Size of the device that a table describes."""
     start, size = table.rsplit("\n", 1)[-1].split()[:2]
@@ -116,6 +132,12 @@ def wall_table(array_major_minor: str, volume_bytes: int) -> str:
     """
     path = f"0 1 1 round-robin 0 1 1 {array_major_minor} 1"
     return f"0 {volume_bytes // SECTOR} multipath 2 queue_mode bio {path}"
+
+
+def leads_to(table: str, major_minor: str, sectors: int) -> bool:
+    """Whether a path's table leads to a device, with at least as many sectors."""
+    words = table.split()
+    return words[2:] == ["linear", major_minor, "0"] and int(words[1]) >= sectors
 
 
 def lies_on(table: str, major_minor: str) -> bool:

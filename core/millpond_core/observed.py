@@ -72,6 +72,16 @@ class Array(msgspec.Struct, frozen=True, kw_only=True):
     last_sync_action: str = "none"
 
 
+class Namespace(msgspec.Struct, frozen=True, kw_only=True):
+    """What a connection leads to."""
+
+    major_minor: str
+    name: str
+    """Kernel name, such as ``nvme7n1``."""
+    uuid: str
+    sectors: int
+
+
 class Controller(msgspec.Struct, frozen=True, kw_only=True):
     """One NVMe-oF connection of this host."""
 
@@ -83,8 +93,7 @@ class Controller(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     """live, connecting, deleting …"""
     host_nqn: str = ""
-    namespaces: tuple[tuple[str, str, str], ...] = ()
-    """(``major:minor``, block device name, namespace uuid)."""
+    namespaces: tuple[Namespace, ...] = ()
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +175,8 @@ class LabelLeg(msgspec.Struct, frozen=True, kw_only=True):
     zeroed: bool = False
     synced_epoch: int = 0
     """Highest epoch in which the leg node saw the leg recorded InSync: tells whether it was part of an array."""
+    prepared_bytes: int = 0
+    """Usable bytes of a volume for which the leg is zeroed, where that is not ``size_bytes``; 0: it is."""
     extent_count: int = 0
     """How many extents the leg has on all devices; 0: written by a version that did not note it."""
     stripes: int = 1
@@ -174,6 +185,11 @@ class LabelLeg(msgspec.Struct, frozen=True, kw_only=True):
     """Legs ever allocated: an id is never used again."""
     peers: tuple[PeerLeg, ...] = ()
     """All legs of the mapping, this one too, as of ``generation`` and ``record_seq``."""
+
+    @property
+    def ready_bytes(self) -> int:
+        """Usable bytes of a volume for which the leg is zeroed; 0: it is not zeroed yet."""
+        return (self.prepared_bytes or self.size_bytes) if self.zeroed else 0
 
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True):

@@ -174,6 +174,15 @@ class Md(Protocol):
         """(first, last) runs of chunks that the bitmap on a leg's block device calls dirty. For stopped arrays."""
         ...
 
+    async def grow(self, name: str, component_sectors: int) -> None:
+        """Use more of each member. What is new must be equal on all of them, as zeroes are: it is not compared.
+
+        For an array without reads and writes in flight, which would keep everybody from its attributes. What it copies
+        or compares is halted for as long. Idempotent. Invalid: the bitmap's chunk would change, or a member is too
+        small.
+        """
+        ...
+
     async def stop(self, name: str) -> None:
         """Write ``clear`` alone (kernel-facts 17). Idempotent. Busy when it is open."""
         ...
@@ -240,6 +249,10 @@ class Nvmet(Protocol):
         """Subsystem, host, namespace, and the port link last. Idempotent."""
         ...
 
+    async def resize(self, nqn: str) -> None:
+        """Tell hosts the size that the device has now. Idempotent."""
+        ...
+
     async def unexport(self, nqn: str) -> None:
         """Unlink, wait until its controllers are gone, disable, remove. Idempotent."""
         ...
@@ -260,8 +273,10 @@ class Block(Protocol):
         """Remove every known signature."""
         ...
 
-    async def zero(self, path: str) -> None:
-        """Zero a whole block device (a leg), discarding with zeroes where the device can; flushed at the end."""
+    async def zero(self, path: str, start_bytes: int = 0) -> None:
+        """Zero a block device (a leg) from some byte to its end, discarding with zeroes where the device can; flushed
+        at the end.
+        """
         ...
 
     async def flush(self, path: str) -> None: ...

@@ -376,6 +376,10 @@ class Devices:
         """Write a leg's entry into a device's label."""
         await self._change(device, lambda found: label.put(found, entry))
 
+    async def leg_ready(self, device: str, volume: str, leg: str, prepared_bytes: int) -> None:
+        """Note that a leg is zeroed, for a volume of so many bytes."""
+        await self._change(device, lambda found: label.ready(found, volume, leg, prepared_bytes))
+
     async def drop_leg(self, device: str, volume: str, leg: str) -> None:
         """Remove a leg's entry."""
         await self._change(device, lambda found: label.drop(found, volume, leg))
@@ -386,6 +390,8 @@ class Devices:
             if seen is None or not seen.present or seen.label is None:
                 raise Invalid(f"device {device} is not here: its label cannot be changed")
             new = change(seen.label)
+            if new == seen.label:
+                return
             try:
                 await self._ports.labels.write(seen.path, new)
             except MillpondError:

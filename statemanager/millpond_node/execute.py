@@ -64,6 +64,7 @@ class Executor:
             steps.DropLeg: lambda bench, s: devices.drop_leg(s.device, s.volume, s.leg),
             steps.Zero: self._zero,
             steps.Export: self._export,
+            steps.Resize: lambda bench, s: ports.nvmet.resize(s.nqn),
             steps.Unexport: lambda bench, s: ports.nvmet.unexport(s.nqn),
             steps.CreateDm: lambda bench, s: ports.dm.create(s.name, names.dm_uuid(s.name), s.table),
             steps.SwapDm: lambda bench, s: ports.dm.swap(s.name, s.table),
@@ -89,6 +90,7 @@ class Executor:
             steps.SetSpeed: lambda bench, s: ports.md.set_speed(s.name, s.max_kib, background=s.background),
             steps.Check: lambda bench, s: ports.md.check(s.name, s.first, s.last),
             steps.EndCheck: lambda bench, s: ports.md.end_check(s.name),
+            steps.Grow: self._grow,
             steps.Stop: self._stop,
         }
 
@@ -119,9 +121,9 @@ class Executor:
 
     async def _zero(self, bench: Bench, step: steps.Zero) -> None:
         async def work() -> None:
-            await self._ports.block.zero(names.dm_path(step.name))
-            for device, entry in step.entries:
-                await self._devices.put_leg(device, entry)
+            await self._ports.block.zero(names.dm_path(step.name), step.start_bytes)
+            for device in step.devices:
+                await self._devices.leg_ready(device, step.volume, step.leg, step.prepared_bytes)
 
         bench.background(f"zero {step.leg}", work())
 
@@ -187,6 +189,15 @@ class Executor:
     async def _resume(self, bench: Bench, step: steps.Resume) -> None:
         await self._ports.dm.resume(step.name)
         bench.end_hold()
+
+    async def _grow(self, bench: Bench, step: steps.Grow) -> None:
+        if not step.front:
+            return await self._ports.md.grow(step.name, step.component_sectors)
+        await self._suspend(bench, steps.Suspend(name=step.front))
+        try:
+            await self._ports.md.grow(step.name, step.component_sectors)
+        finally:
+            await asyncio.shield(self._resume(bench, steps.Resume(name=step.front)))
 
     async def _sever(self, bench: Bench, step: steps.Sever) -> None:
         async def work() -> None:

@@ -11,6 +11,7 @@ from millpond_adapters.nvme_host import NvmeTcpHost, parse_address
 from millpond_adapters.nvmet import NvmeTcpTarget
 from millpond_core import names
 from millpond_core.errors import Conflict
+from millpond_core.observed import Namespace
 
 NQN = names.subsystem_nqn("5f0f6f0e-0000-4000-8000-000000000001", "a", 1, "0123456789ab")
 
@@ -29,7 +30,7 @@ def system(tmp_path: Path) -> Path:
         put(tmp_path / f"class/nvme/nvme{number}", subsysnqn=nqn, address=address, state=state, hostnqn="host")
     subsystem = put(tmp_path / "class/nvme-subsystem/nvme-subsys0", subsysnqn=NQN)
     (subsystem / "nvme0").mkdir()
-    put(subsystem / "nvme0n1", dev="259:7", uuid="the-uuid")
+    put(subsystem / "nvme0n1", dev="259:7", uuid="the-uuid", size="8192")
     put(tmp_path / "class/nvme/nvme0/nvme0c0n1", dev="", uuid="the-uuid")
     return tmp_path
 
@@ -39,15 +40,16 @@ async def test_only_our_connections_are_seen_with_the_namespace_of_the_subsystem
     assert list(found) == [NQN]
     controller = found[NQN]
     assert (controller.name, controller.address, controller.state) == ("nvme0", "10.0.0.2:4420", "live")
-    assert controller.namespaces == (("259:7", "nvme0n1", "the-uuid"),)
+    assert controller.namespaces == (Namespace(major_minor="259:7", name="nvme0n1", uuid="the-uuid", sectors=8192),)
 
 
 async def test_without_native_multipath_the_namespace_belongs_to_the_controller(system: Path) -> None:
     for path in (system / "class/nvme-subsystem/nvme-subsys0/nvme0n1").iterdir():
         path.unlink()
-    put(system / "class/nvme/nvme0/nvme0n1", dev="259:8", uuid="the-uuid")
+    put(system / "class/nvme/nvme0/nvme0n1", dev="259:8", uuid="the-uuid", size="16")
     controller = (await NvmeTcpHost(system).list())[NQN]
-    assert controller.namespaces == (("259:8", "nvme0n1", "the-uuid"),)
+    (namespace,) = controller.namespaces
+    assert (namespace.major_minor, namespace.sectors) == ("259:8", 16)
 
 
 async def test_of_two_connections_to_one_leg_the_live_one_counts(system: Path) -> None:

@@ -22,7 +22,18 @@ from millpond_core.model.virtualvolume import (
 from millpond_core.nodeplan import legs, node, record
 from millpond_core.nodeplan import steps as s
 from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, LegMemory, Memory
-from millpond_core.observed import Array, Controller, DmDevice, Export, GateStatus, Label, LabelLeg, Member, PeerLeg
+from millpond_core.observed import (
+    Array,
+    Controller,
+    DmDevice,
+    Export,
+    GateStatus,
+    Label,
+    LabelLeg,
+    Member,
+    Namespace,
+    PeerLeg,
+)
 from millpond_core.units import MIB
 
 UUID = "7d3c4b52-53b6-5d0c-9a35-2d1c8d8f7a10"
@@ -59,6 +70,11 @@ def volume(
             else [],
         ),
     )
+
+
+def namespace(number: str, size: int = SIZE) -> Namespace:
+    identity = names.namespace_uuid(UUID, "b", 5, "lifeb")
+    return Namespace(major_minor=number, name="nvme9n1", uuid=identity, sectors=layout.leg_sectors(size))
 
 
 def noted(name: str, state: str = "InSync") -> LabelLeg:
@@ -128,7 +144,7 @@ def standing(
                 nqn=NQN_B,
                 address="10.0.0.2:4420",
                 state=live,
-                namespaces=(("259:9", "nvme9n1", names.namespace_uuid(UUID, "b", 5, "lifeb")),),
+                namespaces=(namespace("259:9"),),
             )
         },
         devices={
@@ -230,9 +246,7 @@ def test_a_path_that_leads_elsewhere_now_is_looked_at_again_before_it_is_taken_u
     """Device numbers are used again: the held writes must not follow a swap without a second look."""
     kernel = standing(up=False)
     live = kernel.controllers[NQN_B]
-    moved = msgspec.structs.replace(
-        live, namespaces=(("259:77", "nvme9n1", names.namespace_uuid(UUID, "b", 5, "lifeb")),)
-    )
+    moved = msgspec.structs.replace(live, namespaces=(namespace("259:77"),))
     kernel = msgspec.structs.replace(kernel, controllers={NQN_B: moved})
     assert kinds(planned(volume(leg("a"), leg("b")), kernel)) == ["SwapDm"]
 

@@ -15,8 +15,10 @@ from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.virtualvolume import (
     Attachment,
     Extent,
+    Growth,
     Layout,
     Leg,
+    LegGrowth,
     Mapping,
     VirtualVolumeSpec,
     VirtualVolumeStatus,
@@ -51,7 +53,7 @@ def volume(*there: Leg, stripes: int = 1, numbers: tuple[int, int, int] = (4, 2,
             **{
                 "size_bytes": 16 << 20,
                 "next_leg": 5,
-                "mapping": Mapping(generation=generation, record_seq=record_seq, legs=list(there)),
+                "mapping": Mapping(generation=generation, record_seq=record_seq, size_bytes=16 << 20, legs=list(there)),
                 "attachment": Attachment(node="n1" if epoch else "", epoch=epoch, clean=not epoch),
                 **status,
             }
@@ -86,9 +88,9 @@ class Disks:
                     match step:
                         case s.PutLeg(device=name, entry=entry):
                             self.put(name, entry)
-                        case s.Zero(entries=entries):
-                            for name, entry in entries:
-                                self.put(name, entry)
+                        case s.Zero(volume=vid, leg=id_, devices=names_, prepared_bytes=size):
+                            for name in names_:
+                                self.labels[name] = label.ready(self.labels[name], vid, id_, size)
                         case s.DropLeg(device=name, volume=vid, leg=id_):
                             self.labels[name] = label.drop(self.labels[name], vid, id_)
                         case s.Remember(built=built):
@@ -259,6 +261,60 @@ def test_a_leg_that_was_never_whole_zeroed_is_not_in_sync(disks: Disks) -> None:
     disks.know(volume(*ONE))
     disks.change("n2-d1", zeroed=False)
     assert [one.state for one in done(disks.plan()).status.mapping.legs] == ["InSync", "Rebuilding"]
+
+
+def larger(record: VirtualVolume, *, committed: bool) -> VirtualVolume:
+    """The same volume growing to 32 MiB: four units more for each leg; ``committed``: it has."""
+    legs = record.status.mapping.legs
+    new = {one.id: Extent(device=f"{one.node}-d1", device_uuid=f"u-{one.node}-d1", start=20, length=4) for one in legs}
+    growth = Growth(size_bytes=32 << 20, legs=[LegGrowth(id=id_, extents=[extent]) for id_, extent in new.items()])
+    if not committed:
+        return msgspec.structs.replace(record, status=msgspec.structs.replace(record.status, growth=growth))
+    mapping = msgspec.structs.replace(
+        record.status.mapping,
+        generation=record.status.mapping.generation + 1,
+        record_seq=record.status.mapping.record_seq + 1,
+        size_bytes=32 << 20,
+        legs=[msgspec.structs.replace(one, extents=[*one.extents, new[one.id]]) for one in legs],
+    )
+    spec = msgspec.structs.replace(record.spec, size="32Mi")
+    status = msgspec.structs.replace(record.status, mapping=mapping, size_bytes=32 << 20)
+    return msgspec.structs.replace(record, spec=spec, status=status)
+
+
+def test_a_volume_that_was_growing_keeps_its_size_and_the_extents(disks: Disks) -> None:
+    record = volume(*ONE)
+    disks.know(record)
+    disks.know(larger(record, committed=False), "n1")
+    said = [finding.what for finding in disks.check(larger(record, committed=False))]
+    assert all("is not mapped in the kernel" in what for what in said), "what a label has early is no difference"
+    after = done(disks.plan())
+    assert after.status.mapping.size_bytes == 16 << 20
+    assert [sum(extent.length for extent in one.extents) for one in after.status.mapping.legs] == [9, 5]
+    assert after.status.growth is None
+
+
+def test_a_volume_that_has_grown_has_its_new_size(disks: Disks) -> None:
+    record = volume(*ONE)
+    grown = larger(record, committed=True)
+    disks.know(record)
+    disks.know(larger(record, committed=False))
+    disks.know(grown, "n1")
+    assert "set spec.size to 32Mi" in refusal(disks.plan(record))
+    before = msgspec.structs.replace(larger(record, committed=False), spec=grown.spec)
+    after = done(disks.plan(before), before)
+    assert after.status.growth is None
+    assert (after.status.mapping.size_bytes, after.status.size_bytes) == (32 << 20, 32 << 20)
+    # The label of the second is older: it was ready for more, and lacks what was written since.
+    assert [(one.id, one.state) for one in after.status.mapping.legs] == [("a", "InSync"), ("b", "Rebuilding")]
+
+
+def test_a_leg_without_room_for_the_newest_size_is_not_whole(disks: Disks) -> None:
+    record = volume(*ONE)
+    disks.know(record)
+    disks.know(larger(record, committed=False), "n1")
+    disks.know(larger(record, committed=True), "n1")
+    assert "leg b on n2 was in sync by the newest label, and is not found, or not whole" in refusal(disks.plan())
 
 
 def test_a_leg_that_the_newest_record_does_not_have_is_given_back(disks: Disks) -> None:

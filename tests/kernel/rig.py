@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from millpond_adapters import nvmet, sysfs
+from millpond_adapters.block import BlockDevices
 from millpond_adapters.dm import DeviceMapper
 from millpond_adapters.md import MdRaid
 from millpond_adapters.run import run
@@ -23,7 +24,7 @@ from millpond_core import layout, names
 from millpond_core.errors import MillpondError
 from millpond_core.model.virtualvolume import Extent
 from millpond_core.observed import Array, GateStatus
-from millpond_core.units import BITMAP_BYTES, LABEL_BYTES, MIB, UNIT_BYTES
+from millpond_core.units import BITMAP_BYTES, LABEL_BYTES, MIB, SECTOR, UNIT_BYTES, leg_units
 
 RAM_DISKS = 4
 LEG_UNITS = 8
@@ -32,6 +33,7 @@ VOLUME_BYTES = 28 * MIB
 BLOCK = 65536
 BLOCKS = VOLUME_BYTES // BLOCK
 
+block = BlockDevices()
 dm = DeviceMapper()
 md = MdRaid()
 
@@ -83,7 +85,7 @@ class Volume:
         self.uuid = str(uuid.uuid4())
         self.array = names.array(self.uuid)
         self.front = names.front(self.uuid)
-        self.component = layout.component_sectors(VOLUME_BYTES)
+        self.resized(VOLUME_BYTES)
         self.written: dict[int, bytes] = {}
         """What each block of the volume must hold: the last acknowledged write."""
         self.in_doubt: set[int] = set()
@@ -101,6 +103,11 @@ class Volume:
         self._answers: set[asyncio.Task[Any]] = set()
         self._silent = 0
 
+    def resized(self, size: int) -> None:
+        """Of so many bytes from now on."""
+        self.size = size
+        self.component = layout.component_sectors(size)
+
     # --- legs ---
 
     async def legs(self, ids: str, *, holding: str | None = None) -> None:
@@ -111,7 +118,7 @@ class Volume:
         """Legs without path and gate: to be exported."""
         for leg in ids:
             name = self.leg_name(leg)
-            self._legs[leg] = (await dm.create(name, names.dm_uuid(name), self._leg_table(leg))).major_minor
+            self._legs[leg] = (await dm.create(name, names.dm_uuid(name), self.leg_table(leg))).major_minor
             await self.zero(leg)
 
     async def _make_leg(self, leg: str, holding: bool) -> None:
@@ -121,9 +128,9 @@ class Volume:
     async def connect(self, leg: str, *, to: str = "", holding: bool = True) -> None:
         """Make path and gate of a leg; the path leads ``to`` a device, the leg itself by default."""
         path, gate = names.path(self.uuid, leg), names.gate(self.uuid, leg)
-        made = await dm.create(path, names.dm_uuid(path), layout.path_table(to or self._legs[leg], VOLUME_BYTES))
+        made = await dm.create(path, names.dm_uuid(path), layout.path_table(to or self._legs[leg], self.size))
         self._paths[leg] = made.major_minor
-        table = layout.gate_table(made.major_minor, VOLUME_BYTES, holding=holding)
+        table = layout.gate_table(made.major_minor, self.size, holding=holding)
         self._gates[leg] = (await dm.create(gate, names.dm_uuid(gate), table)).major_minor
 
     async def zero(self, leg: str) -> None:
@@ -132,11 +139,11 @@ class Volume:
     async def break_leg(self, leg: str) -> None:
         """Every access fails from now on."""
         self._broken.add(leg)
-        await dm.swap(names.leg(self.uuid, leg), f"0 {LEG_UNITS * layout.UNIT_SECTORS} error")
+        await dm.swap(names.leg(self.uuid, leg), layout.error_table(self.size))
 
     async def heal(self, leg: str) -> None:
         """The leg answers again; its gate does not know yet."""
-        await dm.swap(names.leg(self.uuid, leg), self._leg_table(leg))
+        await dm.swap(names.leg(self.uuid, leg), self.leg_table(leg))
         self._broken.discard(leg)
 
     async def reinstate(self, leg: str) -> None:
@@ -176,7 +183,7 @@ class Volume:
         return self._paths[leg]
 
     async def swap_path(self, leg: str, to: str) -> None:
-        await dm.swap(names.path(self.uuid, leg), layout.path_table(to, VOLUME_BYTES))
+        await dm.swap(names.path(self.uuid, leg), layout.path_table(to, self.size))
 
     async def gate_hold(self, leg: str) -> None:
         await dm.gate_hold(names.gate(self.uuid, leg))
@@ -217,6 +224,28 @@ class Volume:
         """``own``: the dirty chunks of the leg's own bitmap, where that matters."""
         slot, number = ord(leg) - ord("a"), self.gate_number(leg)
         await md.add(self.array, slot, number, delta=delta, write_mostly=False, dirty_chunks=own)
+
+    async def grow_below(self, ids: str, size: int) -> None:
+        """Legs, paths and gates for a volume of ``size`` bytes; the array and the front stay as they are."""
+        used, component = layout.leg_sectors(self.size) * SECTOR, self.component
+        self.resized(size)
+        self.component = component
+        for leg in ids:
+            await dm.swap(self.leg_name(leg), self.leg_table(leg))
+            await block.zero(f"/dev/mapper/{self.leg_name(leg)}", used)
+            await dm.swap(names.path(self.uuid, leg), layout.path_table(self._legs[leg], size))
+            await dm.swap(names.gate(self.uuid, leg), layout.gate_table(self.path_number(leg), size, holding=True))
+
+    async def grow(self, ids: str, size: int) -> None:
+        """All of it, the front held for a moment."""
+        await self.grow_below(ids, size)
+        await dm.suspend(self.front)
+        try:
+            await md.grow(self.array, layout.component_sectors(size))
+        finally:
+            await dm.resume(self.front)
+        self.resized(size)
+        await dm.swap(self.front, layout.front_table((await self.look()).major_minor, size))
 
     async def drop(self, leg: str) -> None:
         """The leg is lost and recorded: fail it, acknowledge it."""
@@ -275,7 +304,7 @@ class Volume:
 
     async def make_front(self) -> None:
         array = await self.look()
-        await dm.create(self.front, names.dm_uuid(self.front), layout.front_table(array.major_minor, VOLUME_BYTES))
+        await dm.create(self.front, names.dm_uuid(self.front), layout.front_table(array.major_minor, self.size))
 
     async def write(self, block: int, count: int = 1, *, front: bool = False, seconds: float = 20) -> float:
         """Write blocks of 64 KiB past the page cache; seconds until they were acknowledged."""
@@ -371,9 +400,9 @@ class Volume:
             for name in doomed:  # one by one and patiently, with a reason when it does not go
                 await dm.remove(name)
 
-    def _leg_table(self, leg: str) -> str:
+    def leg_table(self, leg: str) -> str:
         disk = self.disks.get(leg) or f"1:{ord(leg) - ord('a')}"
-        extent = Extent(device=f"ram-{leg}", device_uuid=leg, start=0, length=LEG_UNITS)
+        extent = Extent(device=f"ram-{leg}", device_uuid=leg, start=0, length=leg_units(self.size))
         return layout.leg_table([extent], {leg: disk})
 
     async def _note_in_sync(self) -> None:

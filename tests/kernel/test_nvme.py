@@ -67,8 +67,8 @@ class Wire:
             host_id=HOST_ID,
             namespace_uuid=self.namespace(leg, epoch),
         )
-        (number,) = [n for n, _, found in controller.namespaces if found == self.namespace(leg, epoch)]
-        return number
+        (found,) = [one for one in controller.namespaces if one.uuid == self.namespace(leg, epoch)]
+        return found.major_minor
 
     async def until_live(self, leg: str, *, live: bool = True) -> None:
         """Until the host's connection is, or is not any more."""

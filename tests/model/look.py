@@ -31,7 +31,7 @@ from state import (
 from millpond_core import layout, names
 from millpond_core.model import VirtualVolume
 from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, Memory
-from millpond_core.observed import Array, Controller, DmDevice, Export, GateStatus, Label, Member
+from millpond_core.observed import Array, Controller, DmDevice, Export, GateStatus, Label, Member, Namespace
 
 EARLY, LATE = 0.0, 1_000_000.0
 """CLOCK_BOOTTIME before and after every patience; deadlines of quiescences lie between."""
@@ -127,7 +127,16 @@ def kernel(size: Size, objects: Interned, state: State, n: int) -> Kernel:
                 nqn=known,
                 address="10.0.0.1:4420",
                 state="live" if live else "connecting",
-                namespaces=((number(leg, stack.connected), f"nvme{leg}n1", space),) if live else (),
+                namespaces=(
+                    Namespace(
+                        major_minor=number(leg, stack.connected),
+                        name=f"nvme{leg}n1",
+                        uuid=space,
+                        sectors=layout.leg_sectors(SIZE_BYTES),
+                    ),
+                )
+                if live
+                else (),
             )
     if node.front != ABSENT:
         add(

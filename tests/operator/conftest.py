@@ -9,7 +9,7 @@ import pytest
 from harness import Cluster, three_nodes
 from simulated_time import SimulatedLoop
 
-SIMULATED = {"test_whole.py", "test_scrub.py", "test_vdb.py"}
+SIMULATED = {"test_whole.py", "test_growth.py", "test_scrub.py", "test_vdb.py"}
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -143,7 +143,7 @@ class _Search:
         for name in sorted((each for each in full if full[each] > mean), key=lambda each: (-full[each], each)):
             uuid = world.devices[name].status.observation.device_uuid
             volumes = [world.volumes[one] for one in world.volumes_on(uuid)]
-            for volume in sorted(volumes, key=lambda one: (-one.status.size_bytes, one.metadata.name)):
+            for volume in sorted(volumes, key=lambda one: (-one.status.mapped_bytes, one.metadata.name)):
                 legs = v.legs(volume) if _settled(world, volume, self._now) else ()
                 for leg in legs:
                     there = any(extent.device_uuid == uuid for extent in leg.extents)
@@ -181,7 +181,7 @@ def _told(after: World, volume: VirtualVolume, leg: Leg) -> Transfer:
         source=_devices(leg),
         node=new.node,
         target=_devices(new),
-        bytes=volume.status.size_bytes,
+        bytes=volume.status.mapped_bytes,
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from millpond_core import quiesce
 from millpond_core.instants import parse
+from millpond_core.master import growth
 from millpond_core.master import volumes as v
 from millpond_core.master.world import World
 from millpond_core.model import Quiescence, VirtualVolume
@@ -64,6 +65,7 @@ class Change:
     retire: tuple[str, ...] = ()
     adopt: tuple[str, ...] = ()
     rejoin: tuple[str, ...] = ()
+    grow: bool = False
     why: str = ""
 
 
@@ -131,7 +133,7 @@ def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
     if not any(leg not in retire for leg in sources):
         return None  # nothing could be copied from: the legs stay as they are, one may come back
     if not (retire or adopt or rejoin):
-        return None
+        return _growing(world, volume, sources)
     reason: Reason = "Reconfigure"
     if losses:
         reason = "NodeFailed" if losses[0].node_failed else "DeviceFailed"
@@ -142,6 +144,13 @@ def ready(world: World, volume: VirtualVolume, now: float) -> Change | None:
         rejoin=tuple(leg.id for leg in rejoin),
         why=_why(volume, losses, retire, adopt, rejoin),
     )
+
+
+def _growing(world: World, volume: VirtualVolume, sources: list[Leg]) -> Change | None:
+    """Nothing else is to be changed: a larger size, if all is prepared for it."""
+    if not growth.ready(world, volume) or len(sources) < len(v.legs(volume)):
+        return None
+    return Change(reason="Reconfigure", grow=True, why=f"{volume.metadata.name}: {growth.progress(volume)}")
 
 
 def queued(world: World, volume: VirtualVolume, now: float) -> str:
@@ -160,14 +169,20 @@ def operations(volume: VirtualVolume, change: Change) -> list[dict[str, Any]]:
     legs = []
     for leg in volume.status.mapping.legs:
         if leg.id in change.retire:
-            legs.append(msgspec.structs.replace(leg, state="Failed", releasing=True))
+            legs.append(msgspec.structs.replace(growth.given(volume, leg), state="Failed", releasing=True))
         elif leg.id in change.rejoin:
             legs.append(msgspec.structs.replace(leg, state="Rebuilding"))
         else:
             legs.append(leg)
     legs += [spare for spare in volume.status.spares if spare.id in change.adopt]
     tests = v.record_tests(volume, [leg for leg in volume.status.mapping.legs if leg.id in touched])
-    changes = v.put_legs(volume, legs, commit=True)
+    larger: list[dict[str, Any]] = growth.without(volume, change.retire)
+    if change.grow:
+        larger, legs = growth.commit(volume)
+        tests += [one for one in larger if one["op"] == "test"]
+        larger = [one for one in larger if one["op"] != "test"]
+    size = growth.target(volume) if change.grow else 0
+    changes = [*v.put_legs(volume, legs, commit=True, size_bytes=size), *larger]
     if change.adopt:
         tests += v.spare_tests(volume)
         left = [spare for spare in volume.status.spares if spare.id not in change.adopt]

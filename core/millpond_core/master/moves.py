@@ -55,7 +55,7 @@ def steps(before: VirtualVolume, after: VirtualVolume) -> Iterator[Step]:
         if old is None or (old.state, leg.state) in (("Stale", "Rebuilding"), ("Stale", "InSync")):
             yield step("Joined", leg)
         if leg.state == "InSync" and (old is None or old.state != "InSync"):
-            yield step("Copied", leg, after.status.size_bytes)
+            yield step("Copied", leg, after.status.mapped_bytes)
         if leg.state == "Stale" and old is not None and old.state != "Stale":
             yield step("Lost", leg)
     for id_, leg in known.items():

@@ -124,7 +124,7 @@ def _at(now: float, world: World, volume: VirtualVolume, base: LongOperation, wa
             state="Waiting",
             message=waiting,
             done_bytes=0,
-            left_bytes=0 if base.kind == "Scrub" else volume.status.size_bytes,
+            left_bytes=0 if base.kind == "Scrub" else volume.status.mapped_bytes,
             rate=0,
             expected_end="",
             checkpoint_bytes=None,

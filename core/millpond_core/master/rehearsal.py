@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from millpond_core import names, patches, quiesce
+from millpond_core import layout, names, patches, quiesce
 from millpond_core.instants import seconds_stamp, stamp
-from millpond_core.master import changes, planner
+from millpond_core.master import changes, growth, planner
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import wire
 from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Find, Merge, Patch, Step
@@ -156,6 +156,8 @@ def reported(world: World, volume: VirtualVolume) -> VirtualVolume:
         elif leg.state == "Rebuilding" and not leg.releasing and not v.served(world, volume, leg):
             nqn = names.subsystem_nqn(volume.spec.uuid, leg.id, at.epoch, LIFE)
             new = LegReport(id=leg.id, prepared=True, incarnation=LIFE, nqn=nqn)
+        elif said and not leg.releasing and said.prepared_bytes < (ready := _prepares(volume, leg)):
+            new = msgspec.structs.replace(said, prepared_bytes=ready)
         else:
             continue
         entry = entries.get(leg.node, NodeReport(node=leg.node))
@@ -173,6 +175,14 @@ def reported(world: World, volume: VirtualVolume) -> VirtualVolume:
     return msgspec.structs.replace(
         volume, status=msgspec.structs.replace(volume.status, nodes=[entries[node] for node in entries])
     )
+
+
+def _prepares(volume: VirtualVolume, leg: Leg) -> int:
+    """Usable bytes for which a leg will be prepared: of a larger volume, where it is being given extents for one."""
+    growing = volume.status.growth
+    if growing is None:
+        return 0
+    return min(growing.size_bytes, layout.capacity_bytes(growth.given(volume, leg).extents))
 
 
 def copied(world: World, volume: VirtualVolume) -> VirtualVolume:

@@ -19,7 +19,7 @@ from millpond_core.allocator import Need, Place, Refusal, allocate, topology_val
 from millpond_core.errors import Invalid
 from millpond_core.instants import stamp
 from millpond_core.machine import USABLE
-from millpond_core.master import attaching, changes, deleting, scrub
+from millpond_core.master import attaching, changes, deleting, growth, scrub
 from millpond_core.master import volumes as v
 from millpond_core.master.steps import Act, Create, Decision, Merge, Notice, Patch, Refuse, Wait, resting
 from millpond_core.master.world import World, concerned
@@ -112,7 +112,10 @@ def allocated(world: World, volume: VirtualVolume, now: float) -> Decision | Non
             name,
             [
                 {"op": "test", "path": "/metadata/resourceVersion", "value": volume.metadata.resource_version},
-                v.put("/status/mapping", Mapping(generation=1, record_seq=1, legs=legs)),
+                v.put(
+                    "/status/mapping",
+                    Mapping(generation=1, record_seq=1, size_bytes=v.size_bytes(volume), legs=legs),
+                ),
                 v.put("/status/sizeBytes", v.size_bytes(volume)),
                 v.put("/status/nextLeg", volume.status.next_leg + len(legs)),
             ],
@@ -245,6 +248,7 @@ LADDER: tuple[Rung, ...] = (
     attached,
     released,
     spared,
+    growth.grown,
     quiesced,
     labelled,
     forgotten,

@@ -4,6 +4,7 @@ Ready           usable as it is now; kubectl wait --for=condition=Ready
 Progressing     something is under way that ends by itself
 Degraded        fewer copies in reach than asked for; PlannedAbsence: only for as long as people work on a node
 Holding         reads and writes wait: who holds them, since when, what ends it
+Resized         it has the size that was asked for; there once a larger one was
 LegsEqual       the last comparison of the legs found no difference; there once there was one
 """
 
@@ -16,7 +17,7 @@ from millpond_core import names
 from millpond_core.errors import Invalid
 from millpond_core.instants import clock, span
 from millpond_core.machine import USABLE
-from millpond_core.master import changes, conditions, operations, scrub
+from millpond_core.master import changes, conditions, growth, operations, scrub
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import Says
 from millpond_core.master.steps import Act, Apply, Decision, Notice, Refuse, Wait
@@ -43,6 +44,8 @@ def status(world: World, volume: VirtualVolume, decision: Decision, now: float) 
     if compared := scrub.says(volume):
         says.append(compared)
         message = message if compared.true else "; ".join(part for part in (message, compared.message) if part)
+    if resized := growth.says(world, volume, now):
+        says.append(resized)
     return {
         "observed_generation": max(volume.metadata.generation, 1),
         "phase": phase,
@@ -187,7 +190,7 @@ def _under_way(world: World, volume: VirtualVolume, phase: VolumePhase, decision
         return "; ".join(f"leg {leg.id} on {leg.node} {_rebuilding(volume, leg)}" for leg in rebuilding)
     if v.spares(volume):
         return f"spare {', '.join(spare.id for spare in v.spares(volume))} is being prepared"
-    return ""
+    return growth.progress(volume)
 
 
 def _preparing(world: World, volume: VirtualVolume, leg: Leg) -> str:
@@ -211,8 +214,8 @@ def _unreachable(world: World, volume: VirtualVolume) -> str:
 
 
 def _size(volume: VirtualVolume) -> int:
-    if volume.status.mapping.generation and volume.status.size_bytes:
-        return volume.status.size_bytes
+    if volume.status.mapping.generation and volume.status.mapped_bytes:
+        return volume.status.mapped_bytes
     try:
         return v.size_bytes(volume)
     except Invalid:
@@ -236,11 +239,17 @@ def _notices(volume: VirtualVolume, fields: dict[str, Any]) -> list[Notice]:
     told = ("NoRoom", "Invalid", "MappingLost", "RecordOld")
     if ready and ready.reason in told and (was is None or was.reason != ready.reason):
         notices.append(Notice(ready.reason, message, warning=True))
+    was, resized = (conditions.find(there, "Resized") for there in (volume.status.conditions, fields["conditions"]))
+    if resized and resized.reason in _TOLD and (was is None or was.reason != resized.reason):
+        notices.append(Notice("Resized", resized.message, warning=resized.status != "True"))
     if _NO_SPARE in message and _NO_SPARE not in volume.status.message:
         notices.append(Notice("NoRoom", message, warning=True))
     if operations.CANNOT_COPY in message and operations.CANNOT_COPY not in volume.status.message:
         notices.append(Notice("CannotCopy", message, warning=True))
     return notices
 
+
+_TOLD = ("Done", "NoRoom", "Invalid")
+"""Reasons of Resized that people would want to be told."""
 
 _NO_SPARE = "no spare can be placed"

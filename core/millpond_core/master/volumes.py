@@ -47,7 +47,7 @@ def size_bytes(volume: VirtualVolume) -> int:
 
 def units_per_stripe(volume: VirtualVolume) -> int:
     """Units that a leg needs on each of its devices: of the size that is mapped, once it is."""
-    size = volume.status.size_bytes if volume.status.mapping.generation else 0
+    size = volume.status.mapped_bytes if volume.status.mapping.generation else 0
     return -(-leg_units(size or size_bytes(volume)) // volume.spec.layout.stripes)
 
 
@@ -300,8 +300,10 @@ def put(path: str, value: Any) -> dict[str, Any]:
     return {"op": "add", "path": path, "value": wire(value)}
 
 
-def put_legs(volume: VirtualVolume, legs: Iterable[Leg], *, commit: bool) -> list[dict[str, Any]]:
-    """Operations that replace the legs: ``commit`` raises the generation, every change raises recordSeq."""
+def put_legs(volume: VirtualVolume, legs: Iterable[Leg], *, commit: bool, size_bytes: int = 0) -> list[dict[str, Any]]:
+    """Operations that replace the legs, for a volume of another size where one is given: ``commit`` raises the
+    generation, every change raises recordSeq.
+    """
     mapping = volume.status.mapping
     return [
         put(
@@ -310,6 +312,7 @@ def put_legs(volume: VirtualVolume, legs: Iterable[Leg], *, commit: bool) -> lis
                 mapping,
                 generation=mapping.generation + (1 if commit else 0),
                 record_seq=mapping.record_seq + 1,
+                size_bytes=size_bytes or volume.status.mapped_bytes,
                 legs=list(legs),
             ),
         )

@@ -18,7 +18,7 @@ from millpond_core.master import conditions
 from millpond_core.master.adoption import Policy
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.storagenode import Intent
-from millpond_core.model.virtualvolume import Leg
+from millpond_core.model.virtualvolume import Extent, Leg
 from millpond_core.units import UNIT_BYTES
 
 Object = StorageNode | StorageDevice | VirtualVolume | Quiescence
@@ -316,8 +316,8 @@ class World:
         for leg in (*obj.status.mapping.legs, *obj.status.spares):
             for uuid in {extent.device_uuid for extent in leg.extents}:
                 self._legs[uuid] += 1
-            for extent in leg.extents:
-                self._runs[extent.device_uuid].setdefault(name, []).append((extent.start, extent.length))
+        for extent in _extents(obj):
+            self._runs[extent.device_uuid].setdefault(name, []).append((extent.start, extent.length))
         for node in _rebuilding(obj):
             self._rebuilding[node][name] += 1
         for node in concerned(obj) if scrubbing(obj) else ():
@@ -340,9 +340,18 @@ class World:
         for leg in (*obj.status.mapping.legs, *obj.status.spares):
             for uuid in {extent.device_uuid for extent in leg.extents}:
                 self._legs[uuid] -= 1
-                self._runs[uuid].pop(name, None)
+        for extent in _extents(obj):
+            self._runs[extent.device_uuid].pop(name, None)
         for node in _rebuilding(obj):
             self._rebuilding[node].pop(name, None)
+
+
+def _extents(volume: VirtualVolume) -> Iterator[Extent]:
+    """Every extent that is in use, spare, being given to a leg, or being given back."""
+    growth = volume.status.growth
+    for part in (volume.status.mapping.legs, volume.status.spares, growth.legs if growth else ()):
+        for one in part:
+            yield from one.extents
 
 
 def _rebuilding(volume: VirtualVolume) -> Iterator[str]:

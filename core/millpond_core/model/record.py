@@ -89,6 +89,9 @@ class Mapping(Wire, omit_defaults=False, frozen=True, kw_only=True):
 
     generation: Annotated[int, Meta(description="Counts the master's commits: which legs there are.", ge=0)] = 0
     record_seq: Annotated[int, Meta(description="Counts every change of a leg's state.", ge=0)] = 0
+    size_bytes: Annotated[
+        int, Meta(description="Usable bytes that every leg has; 0: noted by nobody, it never grew.", ge=0)
+    ] = 0
     legs: Annotated[list[Leg], Meta(description="The legs, by id.", max_length=8, extra_json_schema=keyed("id"))] = []
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -106,6 +109,11 @@ class Mapping(Wire, omit_defaults=False, frozen=True, kw_only=True):
             "self.recordSeq > oldSelf.recordSeq || self == oldSelf",
             "status.mapping.recordSeq must rise with every change of the mapping",
             ".recordSeq",
+        ),
+        Rule(
+            "self.sizeBytes >= oldSelf.sizeBytes",
+            "status.mapping.sizeBytes never falls: what a smaller volume would cut off may be in use",
+            ".sizeBytes",
         ),
         Rule(
             "oldSelf.generation == 0 || self.legs.all(l, l.state == 'Rebuilding' || "

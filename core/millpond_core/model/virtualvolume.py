@@ -155,6 +155,11 @@ class VirtualVolumeStatus(Wire, frozen=True, kw_only=True):
         ),
     ] = []
 
+    @property
+    def mapped_bytes(self) -> int:
+        """Usable bytes by the record; 0: there is no mapping yet, as far as anyone noted."""
+        return self.mapping.size_bytes or self.size_bytes
+
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!oldSelf.mapping.legs.exists(l, l.state == 'InSync' && !l.releasing)"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from millpond_core import layout, names
 from millpond_core.instants import span
 from millpond_core.model.virtualvolume import Leg
-from millpond_core.nodeplan import losing, paths, scrubbing
+from millpond_core.nodeplan import growing, losing, paths, scrubbing
 from millpond_core.nodeplan.attaching import NOTHING, Attaching
 from millpond_core.nodeplan.stack import faulty, in_sync
 from millpond_core.nodeplan.steps import (
@@ -262,7 +262,16 @@ def maintain(plan: Attaching) -> None:
         return
     if begin(plan) or losing.give_up(plan, back=True):
         return
-    rungs = (losing.demote, losing.drop, paths.connect, assemble, take_back, front, scrubbing.compare)
+    rungs = (
+        losing.demote,
+        losing.drop,
+        paths.connect,
+        assemble,
+        take_back,
+        growing.enlarge,
+        front,
+        scrubbing.compare,
+    )
     for rung in rungs:
         if rung(plan):
             return

@@ -27,7 +27,11 @@ class Attaching:
         self.stack: Stack = look_at.look(volume, kernel)
         self.legs = {leg.id: leg for leg in volume.status.mapping.legs}
         self.sources = {leg.id: self._source(leg) for leg in self.wanted()}
-        self.bytes = volume_bytes(volume)
+        self.wanted_bytes = volume_bytes(volume)
+        """Usable bytes by the record."""
+        array = self.stack.array
+        self.bytes = layout.volume_bytes(array.component_sectors) if array else self.wanted_bytes
+        """Usable bytes of what stands here: an array that was assembled before the volume grew has less."""
         self.array_name = names.array(self.uuid)
         self.slots = {leg: known.slot for leg, known in memory.legs.items()}
         self.steps: list[Step] = []
@@ -81,13 +85,18 @@ class Attaching:
             and found is not None
             and found.state == "Ready"
             and self.same_life(leg)
-            and layout.same_table(path.table, layout.path_table(found.major_minor, self.bytes))
+            and layout.leads_to(path.table, found.major_minor, layout.leg_sectors(self.bytes))
         )
+
+    def gate_fits(self, leg: str) -> bool:
+        """The gate is as large as the array needs it."""
+        gate = self.stack.gates.get(leg)
+        return gate is not None and layout.table_sectors(gate.table) >= layout.leg_sectors(self.bytes)
 
     def up(self, leg: str) -> bool:
         """I/O reaches the leg: gate and path stand, lead to it and are active."""
         status = self.kernel.gates.get(self.gate_name(leg))
-        return status is not None and status.path_up and self.path_fits(leg)
+        return status is not None and status.path_up and self.path_fits(leg) and self.gate_fits(leg)
 
     def good(self, leg: Leg) -> bool:
         """A leg that the volume can live on: InSync on record, reachable, and md's where there is an array."""

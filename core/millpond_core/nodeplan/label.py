@@ -21,6 +21,17 @@ def put(label: Label, entry: LabelLeg) -> Label:
     return _next(label, (*others, entry))
 
 
+def ready(label: Label, volume: str, leg: str, prepared_bytes: int) -> Label:
+    """With the note that a leg is zeroed, for a volume of so many bytes. The same where the leg is not there."""
+    legs = tuple(
+        msgspec.structs.replace(e, zeroed=True, prepared_bytes=prepared_bytes if prepared_bytes != e.size_bytes else 0)
+        if (e.volume, e.leg) == (volume, leg)
+        else e
+        for e in label.legs
+    )
+    return label if legs == label.legs else _next(label, legs)
+
+
 def drop(label: Label, volume: str, leg: str) -> Label:
     """Without a leg."""
     return _next(label, tuple(e for e in label.legs if (e.volume, e.leg) != (volume, leg)))

@@ -4,6 +4,10 @@ A leg goes through these in order, each step relying on what the one before left
 
     label entry → leg dm → zeroed (label) → prepared → epoch confirmed (label) → exported to the attach node alone
 
+where it grows (``status.growth``), beside whatever goes on with it:
+
+    label entry with the new extents → longer leg dm → hosts told → new part zeroed (label) → prepared for more
+
 and back: unexported → dm removed → label entry dropped → released. The way back is taken whole on a positive record
 (``releasing``) only; without its device, or in a new life of it, a leg falls back to before ``leg dm``. Nothing is ever
 torn down because something is absent from the record.
@@ -11,7 +15,7 @@ torn down because something is absent from the record.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -25,12 +29,15 @@ from millpond_core.nodeplan.steps import (
     PutLeg,
     Remember,
     RemoveDm,
+    Resize,
     Step,
+    SwapDm,
     Unexport,
     Zero,
 )
 from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, Memory, node_report, volume_bytes
 from millpond_core.observed import LabelLeg, PeerLeg
+from millpond_core.units import SECTOR, format_bytes
 
 _RESTORED = "was the database restored from a backup? `kubectl millpond vdb check` tells more"
 
@@ -45,6 +52,7 @@ class LegHere(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: str = ""
     """Its present life; empty while a device is missing."""
     major_minor: str = ""
+    sectors: int = 0
     why: str = ""
 
 
@@ -59,11 +67,14 @@ class LegsPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mine(volume: VirtualVolume, node: str) -> list[Leg]:
-    """Legs and spares of ``volume`` on ``node``."""
-    mapping = volume.status.mapping
+    """Legs and spares of ``volume`` on ``node``, each with what it is being given."""
+    mapping, growth = volume.status.mapping, volume.status.growth
     known = {leg.id for leg in mapping.legs}
     spares = [leg for leg in volume.status.spares if leg.id not in known]
-    return [leg for leg in (*mapping.legs, *spares) if leg.node == node]
+    there = [leg for leg in (*mapping.legs, *spares) if leg.node == node]
+    if growth is None:
+        return there
+    return [msgspec.structs.replace(leg, extents=[*leg.extents, *growth.of(leg.id)]) for leg in there]
 
 
 def here(volume: VirtualVolume, leg: Leg, kernel: Kernel, memory: Memory) -> LegHere:
@@ -79,7 +90,13 @@ def here(volume: VirtualVolume, leg: Leg, kernel: Kernel, memory: Memory) -> Leg
     entries = [device.entry(volume.spec.uuid, leg.id) for device in devices]
     if not all(entry is not None and entry.zeroed for entry in entries):
         return LegHere(ready=False, incarnation=incarnation, why="it is being zeroed")
-    return LegHere(ready=True, incarnation=incarnation, major_minor=dm.major_minor)
+    size, ready = volume_bytes(volume), _ready_bytes(entries)
+    if leg.state == "InSync" and ready < size:
+        # Its end shows what nobody knows: as if it lacked writes.
+        why = f"its label says that it was prepared for {format_bytes(ready)}, and the volume has {format_bytes(size)}"
+        return LegHere(ready=False, incarnation=incarnation, why=why)
+    sectors = layout.table_sectors(dm.table)
+    return LegHere(ready=True, incarnation=incarnation, major_minor=dm.major_minor, sectors=sectors)
 
 
 def plan(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) -> LegsPlan:
@@ -152,20 +169,26 @@ def _leg(
             "",
             "it is in a new life",
         )
+    table = layout.leg_table(
+        leg.extents,
+        {device.device_uuid: device.major_minor for device in devices},
+        stripes=volume.spec.layout.stripes,
+        stripe_bytes=volume.spec.layout.stripe_size,
+    )
     if dm is None:
-        table = layout.leg_table(
-            leg.extents,
-            {device.device_uuid: device.major_minor for device in devices},
-            stripes=volume.spec.layout.stripes,
-            stripe_bytes=volume.spec.layout.stripe_size,
-        )
         steps += [Remember(built={leg.id: incarnation}), CreateDm(name=name, table=table, why=f"leg {leg.id} mapped")]
         return steps, "", "it is being mapped"
     if lost:
         if leg.id in around.zeroing:
             return steps, "", "it is being zeroed"
-        zeroed = tuple((d.name, msgspec.structs.replace(e, zeroed=True)) for d, e in entries)
-        zero = Zero(leg=leg.id, name=name, entries=zeroed, why=f"zeroing leg {leg.id}, so that it shows no old bytes")
+        zero = Zero(
+            volume=uuid,
+            leg=leg.id,
+            name=name,
+            devices=tuple(device.name for device in devices),
+            prepared_bytes=layout.capacity_bytes(leg.extents),
+            why=f"zeroing leg {leg.id}, so that it shows no old bytes",
+        )
         return [*steps, zero], "", "it is being zeroed"
     # The epoch is confirmed in the label before anything of it is exported, after everything older is gone.
     steps += [
@@ -175,7 +198,48 @@ def _leg(
         for d, e in entries
         if e != d.entry(uuid, leg.id)
     ]
-    return _exported(volume, leg, kernel, around, incarnation=incarnation, steps=steps)
+    growing, why = _grown(volume, leg, kernel, around, table)
+    steps, nqn, hindered = _exported(volume, leg, kernel, around, incarnation=incarnation, steps=[*steps, *growing])
+    return steps, nqn, hindered or why
+
+
+def _grown(volume: VirtualVolume, leg: Leg, kernel: Kernel, around: Around, table: str) -> tuple[list[Step], str]:
+    """What makes a leg as large as its extents (``table``), and what of it is not done. Only what lies behind the
+    volume's present size is zeroed.
+
+    Hosts are told before the label says that all is done: who is killed in between does both again.
+    """
+    growth, size = volume.status.growth, volume_bytes(volume)
+    dm = kernel.dm[names.leg(volume.spec.uuid, leg.id)]
+    steps: list[Step] = []
+    if layout.extends(table, dm.table):
+        steps.append(SwapDm(name=dm.name, table=table, why=f"leg {leg.id} gets its new extents"))
+    elif not layout.same_table(table, dm.table):
+        return [], f"what stands is not the leg, nor its beginning: {dm.table.splitlines()[0]}"
+    wanted = min(growth.size_bytes, layout.capacity_bytes(leg.extents)) if growth else 0
+    devices, _ = _devices(leg, kernel)
+    ready = _ready_bytes(device.entry(volume.spec.uuid, leg.id) for device in devices)
+    if max(ready, size) >= wanted:
+        return steps, ""
+    if leg.id not in around.zeroing:
+        steps += [Resize(nqn=nqn) for nqn in sorted(kernel.exports) if _is(volume, leg.id, nqn)]
+        steps.append(
+            Zero(
+                volume=volume.spec.uuid,
+                leg=leg.id,
+                name=dm.name,
+                start_bytes=layout.leg_sectors(size) * SECTOR,
+                devices=tuple(device.name for device in devices),
+                prepared_bytes=wanted,
+                why=f"zeroing the new part of leg {leg.id}, for {format_bytes(wanted)}",
+            )
+        )
+    return steps, "its new part is being zeroed"
+
+
+def _ready_bytes(entries: Iterable[LabelLeg | None]) -> int:
+    """Usable bytes of a volume for which all of a leg is zeroed, by the labels of its devices."""
+    return min((entry.ready_bytes if entry else 0 for entry in entries), default=0)
 
 
 def _exported(
@@ -282,6 +346,7 @@ def _report(
         nqn=shown,
         address=_endpoint(around) if shown else "",
         incarnation=state.incarnation if state.ready else "",
+        prepared_bytes=_ready_bytes(entries) if state.ready and not leg.releasing else 0,
         synced_epoch=min((entry.synced_epoch for entry in entries), default=0),
         unmapped=leg.releasing and not standing,
         kept_on=kept if leg.releasing else [],
@@ -345,6 +410,7 @@ def _entry(volume: VirtualVolume, leg: Leg, device: DeviceSeen) -> LabelLeg:
         record_seq=mapping.record_seq,
         state=leg.state,
         zeroed=old.zeroed if old else False,
+        prepared_bytes=old.ready_bytes if old and old.ready_bytes != volume_bytes(volume) else 0,
         synced_epoch=max(synced, old.synced_epoch if old else 0),
         extent_count=len(leg.extents),
         stripes=volume.spec.layout.stripes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millpond_core import names
+from millpond_core import layout, names
 from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import FrontState, GateMode, NodeReport, PathReport, PathState, Progress
 from millpond_core.nodeplan import leave, legs, scrubbing
@@ -109,6 +109,7 @@ def _report(attaching: Attaching, on_disk: legs.LegsPlan, *, fenced: bool) -> No
         newer_label=on_disk.newer,
         front=front,
         device=names.dm_path(names.front(volume.spec.uuid)) if front in ("Active", "Suspended") else "",
+        size_bytes=layout.table_sectors(stack.front.table) * SECTOR if stack.front else 0,
         legs=list(on_disk.reports),
         paths=_paths(attaching),
         progress=[*_progress(attaching), *scrubbing.progress(attaching)],

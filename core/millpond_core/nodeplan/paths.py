@@ -104,6 +104,8 @@ def _take_up_one(plan: Attaching, leg: Leg, found: Source) -> None:
     if not plan.path_fits(leg.id):
         # Then another look: numbers are used again, and held writes go wherever the path leads once it is taken up.
         plan.steps.append(SwapDm(name=plan.path_name(leg.id), table=layout.path_table(found.major_minor, plan.bytes)))
+    elif status.path_up and not plan.gate_fits(leg.id):
+        plan.steps.append(larger_gate(plan, leg.id, plan.bytes))  # the volume has grown before it was assembled
     elif not status.path_up and not faulty(plan.stack.member(leg.id)):
         plan.steps.append(
             GateReinstate(
@@ -112,6 +114,13 @@ def _take_up_one(plan: Attaching, leg: Leg, found: Source) -> None:
                 why=f"leg {leg.id} is back in the same life: held reads and writes go on",
             )
         )
+
+
+def larger_gate(plan: Attaching, leg: str, size: int) -> SwapDm:
+    """The step that gives a gate, whose path is up, the size for a volume of ``size`` bytes."""
+    path = plan.stack.paths[leg]
+    table = layout.gate_table(path.major_minor, size, holding=plan.holding(leg))
+    return SwapDm(name=plan.gate_name(leg), table=table)
 
 
 def _let_go(plan: Attaching, leg: Leg, found: Source) -> None:

@@ -24,6 +24,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: str = ""
     """Its present life; empty: not known."""
     major_minor: str = ""
+    sectors: int = 0
+    """Of what ``major_minor`` leads to."""
     nqn: str = ""
     address: str = ""
     why: str = ""
@@ -109,23 +111,25 @@ def source(volume: VirtualVolume, leg: Leg, kernel: Kernel, around: Around, memo
     parsed = names.parse_nqn(report.nqn)
     if parsed is None or parsed[:3] != (volume.spec.uuid, leg.id, epoch) or parsed[3] != report.incarnation:
         return Source(state="Unknown", why=f"{leg.node} exports it under another name, {report.nqn}")
-    found = {"incarnation": report.incarnation, "nqn": report.nqn, "address": report.address}
+    known = Source(state="Unknown", incarnation=report.incarnation, nqn=report.nqn, address=report.address)
     controller = kernel.controllers.get(report.nqn)
     if controller is None:
-        return Source(state="Connectable", **found)
+        return msgspec.structs.replace(known, state="Connectable")
     wanted = names.namespace_uuid(volume.spec.uuid, leg.id, epoch, report.incarnation)
-    number = next((mm for mm, _, uuid in controller.namespaces if uuid == wanted), "")
+    namespace = next((one for one in controller.namespaces if one.uuid == wanted), None)
     if controller.state != "live":
-        return Source(state="Unknown", why=f"its connection is {controller.state}", **found)
-    if not number:
-        return Source(state="Connectable", why="its namespace is not there", **found)
-    return Source(state="Ready", major_minor=number, **found)
+        return msgspec.structs.replace(known, why=f"its connection is {controller.state}")
+    if namespace is None:
+        return msgspec.structs.replace(known, state="Connectable", why="its namespace is not there")
+    return msgspec.structs.replace(known, state="Ready", major_minor=namespace.major_minor, sectors=namespace.sectors)
 
 
 def _local(volume: VirtualVolume, leg: Leg, kernel: Kernel, memory: Memory) -> Source:
     state = legs_here.here(volume, leg, kernel, memory)
     if state.ready:
-        return Source(state="Ready", incarnation=state.incarnation, major_minor=state.major_minor)
+        return Source(
+            state="Ready", incarnation=state.incarnation, major_minor=state.major_minor, sectors=state.sectors
+        )
     if state.gone:
         return Source(state="Lost", why=state.why)
     return Source(state="Unknown", incarnation=state.incarnation, why=state.why)

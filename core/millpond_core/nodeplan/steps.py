@@ -66,12 +66,16 @@ class DropLeg(Step, frozen=True, kw_only=True):
 
 
 class Zero(Step, frozen=True, kw_only=True):
-    """Zero a leg in the background, then write ``entries`` (device, entry)."""
+    """Zero a leg from ``start_bytes`` to its end, in the background; then note so in the labels of ``devices``."""
 
+    volume: str
     leg: str
     name: str
     """dm name."""
-    entries: tuple[tuple[str, LabelLeg], ...]
+    start_bytes: int = 0
+    devices: tuple[str, ...]
+    prepared_bytes: int
+    """Usable bytes of a volume for which it is ready then."""
 
 
 class Export(Step, frozen=True, kw_only=True):
@@ -83,6 +87,12 @@ class Export(Step, frozen=True, kw_only=True):
     host_nqn: str
     address: str
     port: int
+
+
+class Resize(Step, frozen=True, kw_only=True):
+    """Tell hosts that what is exported has grown."""
+
+    nqn: str
 
 
 class Unexport(Step, frozen=True, kw_only=True):
@@ -237,6 +247,15 @@ class Check(Step, frozen=True, kw_only=True):
 
 class EndCheck(Step, frozen=True, kw_only=True):
     name: str
+
+
+class Grow(Step, frozen=True, kw_only=True):
+    """Use more of each member while the front is suspended, which is noted as a hold before."""
+
+    name: str
+    component_sectors: int
+    front: str
+    """dm name; empty: there is none yet."""
 
 
 class Stop(Step, frozen=True, kw_only=True):

@@ -21,6 +21,9 @@ from millpond_core.model.storagenode import NodeQuiescence, NodeQuiescencePhase
 
 OVER: frozenset[NodeQuiescencePhase] = frozenset({"Released", "Expired", "Refused"})
 
+OWN_SECONDS = 30.0
+"""Bound of a hold that no quiescence asks for: an array is enlarged, which takes a moment."""
+
 KEPT = 16
 """Answers to quiescences that are over which are still shown."""
 
@@ -87,10 +90,11 @@ def wants(instructions: Iterable[Instruction], volume: str, now: float) -> tuple
 
 
 def hold_deadline(instructions: Iterable[Instruction], volume: str, now: float) -> float:
-    """When the hold of a volume's reads and writes ends: at the earliest deadline of those that want it."""
-    return min(
-        i.deadline for i in instructions if not i.over and i.hold_io and volume in i.volumes and now < i.deadline
-    )
+    """When the hold of a volume's reads and writes ends: at the earliest deadline of those that want it, or soon where
+    it is the node's own.
+    """
+    wanted = (i.deadline for i in instructions if not i.over and i.hold_io and volume in i.volumes and now < i.deadline)
+    return min(wanted, default=now + OWN_SECONDS)
 
 
 def judged(

@@ -171,8 +171,8 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def volume_bytes(volume: VirtualVolume) -> int:
-    """Usable bytes: what the master reports, else what the spec asks for in whole units."""
-    return volume.status.size_bytes or round_up(parse_quantity(volume.spec.size))
+    """Usable bytes: what the record says, else what the spec asks for in whole units."""
+    return volume.status.mapped_bytes or round_up(parse_quantity(volume.spec.size))
 
 
 def node_report(volume: VirtualVolume, node: str) -> NodeReport | None:

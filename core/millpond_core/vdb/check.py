@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from millpond_core import names
+from millpond_core.master.growth import given
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.virtualvolume import Leg
 from millpond_core.observed import LabelLeg
@@ -104,26 +105,28 @@ def _volume(
             yield Finding(about=about, what=what, todo="it is kept: Millpond gives nothing back that is not recorded")
     for leg in mapping.legs:
         if not leg.releasing and leg.node in asked:
-            yield from _leg(
-                about, leg, devices, {d.label.device_uuid: e for d, e in entries if e.leg == leg.id}, record
-            )
+            on_labels = {d.label.device_uuid: e for d, e in entries if e.leg == leg.id}
+            yield from _leg(about, (leg, given(volume, leg)), devices, on_labels, record)
             yield from _kernel(about, volume, leg, devices, seen)
 
 
 def _leg(
-    about: str, leg: Leg, devices: list[Device], entries: dict[str, LabelLeg], record: labels.Version
+    about: str, forms: tuple[Leg, Leg], devices: list[Device], entries: dict[str, LabelLeg], record: labels.Version
 ) -> Iterator[Finding]:
-    """The record against the labels that are there; that a disk is away is said of its StorageDevice."""
+    """The record against the labels that are there; that a disk is away is said of its StorageDevice. ``forms``: the
+    leg, and with what it is being given, which its label may have already.
+    """
+    leg, _ = forms
     there = {device.label.device_uuid: device for device in devices}
     for uuid in dict.fromkeys(extent.device_uuid for extent in leg.extents):
         if uuid not in there:
             continue
         name, entry = there[uuid].label.device_name, entries.get(uuid)
-        recorded = tuple((i, e.start, e.length) for i, e in enumerate(leg.extents) if e.device_uuid == uuid)
+        recorded, larger = (_on(uuid, form) for form in forms)
         if entry is None:
             todo = PASSING + "; one that was in use is kept away, not erased"
             yield Finding(about=about, what=f"the label of {name} does not have leg {leg.id}", todo=todo)
-        elif tuple(sorted(entry.extents)) != recorded:
+        elif tuple(sorted(entry.extents)) not in (recorded, larger):
             what = (
                 f"leg {leg.id} has units {_runs(recorded)} of {name} by the record, {_runs(entry.extents)} by its label"
             )
@@ -134,6 +137,11 @@ def _leg(
         elif entry.state != leg.state:
             what = f"leg {leg.id} is {leg.state} by the record and {entry.state} by the label of {name}"
             yield Finding(about=about, what=what, todo=PASSING)
+
+
+def _on(uuid: str, leg: Leg) -> tuple[tuple[int, int, int], ...]:
+    """A leg's extents on one device, as its label has them."""
+    return tuple((i, e.start, e.length) for i, e in enumerate(leg.extents) if e.device_uuid == uuid)
 
 
 def _kernel(

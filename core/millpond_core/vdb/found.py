@@ -11,6 +11,7 @@ from millpond_core import names
 from millpond_core.model.virtualvolume import Leg
 from millpond_core.nodeplan.label import overlap
 from millpond_core.observed import Label, LabelLeg, PeerLeg
+from millpond_core.units import leg_units
 from millpond_core.vdb.seen import Finding, NodeSeen
 
 Version = tuple[int, int, int]
@@ -40,11 +41,12 @@ class LegFound(msgspec.Struct, frozen=True, kw_only=True):
     def nodes(self) -> list[str]:
         return sorted({device.node for device, _ in self.parts})
 
-    @property
-    def whole(self) -> bool:
-        """Every one of its extents is on a label."""
-        there = {index for _, entry in self.parts for index, _, _ in entry.extents}
-        return 0 < self.newest.extent_count == len(there)
+    def whole(self, size_bytes: int) -> bool:
+        """Every one of its extents is on a label, and they have room for a volume of that size."""
+        there = {index: length for _, entry in self.parts for index, _, length in entry.extents}
+        if not 0 < self.newest.extent_count == len(there):
+            return False
+        return sum(there.values()) >= leg_units(size_bytes)
 
 
 class VolumeFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +116,11 @@ def volumes(devices: Iterable[Device]) -> dict[str, VolumeFound]:
 def _contradictions(volume: VolumeFound) -> Iterator[str]:
     entries = [entry for leg in volume.legs.values() for _, entry in leg.parts]
     newest = volume.newest
-    if len(shapes := {(e.size_bytes, e.stripes, e.stripe_bytes) for e in entries}) > 1:
+    shapes = {(e.size_bytes, e.stripes, e.stripe_bytes) for e in entries}
+    # It may have grown since a label was written, never the other way round.
+    current = {e.size_bytes for e in entries if version(e) == version(newest)}
+    layouts = {(e.stripes, e.stripe_bytes) for e in entries}
+    if len(current) > 1 or len(layouts) > 1 or any(e.size_bytes > newest.size_bytes for e in entries):
         told = "; ".join(f"{size} bytes, {n} stripes of {b}" for size, n, b in sorted(shapes))
         yield f"its labels do not agree on its shape ({told})"
     if len({e.peers for e in entries if version(e) == version(newest)}) > 1:

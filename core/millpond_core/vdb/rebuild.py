@@ -253,7 +253,7 @@ def _against(before: VirtualVolume, found: VolumeFound) -> tuple[str, str] | Non
 
 
 def _whole(found: VolumeFound, leg: str) -> bool:
-    return leg in found.legs and found.legs[leg].whole
+    return leg in found.legs and found.legs[leg].whole(found.newest.size_bytes)
 
 
 def _legs(found: VolumeFound, called: Mapping[str, str], before: VirtualVolume | None) -> list[Leg]:
@@ -264,12 +264,13 @@ def _legs(found: VolumeFound, called: Mapping[str, str], before: VirtualVolume |
     for id_, leg in found.legs.items():
         peer, old = peers.get(id_), recorded.get(id_)
         given_up = peer is None or peer.releasing
-        if not leg.whole and not given_up:
+        if not _whole(found, id_) and not given_up:
             continue
         state: LegState = "Stale" if peer is None else peer.state
         entries = [entry for _, entry in leg.parts]
         current = labels.version(leg.newest) == labels.version(found.newest)
-        zeroed = all(entry.zeroed for entry in entries) or found.newest.epoch == 0
+        ready = min(entry.ready_bytes for entry in entries)
+        zeroed = ready >= found.newest.size_bytes or found.newest.epoch == 0
         # The rules of the record: what joins it later starts as Rebuilding, and so does what lacks writes.
         joins = bool(recorded) and (old is None or old.state in ("Stale", "Failed"))
         if state == "InSync" and (not current or not zeroed or joins):
@@ -334,8 +335,14 @@ def _object(
     )
     status = msgspec.structs.replace(
         before.status,
+        growth=None,
         size_bytes=newest.size_bytes,
-        mapping=Record(generation=newest.generation, record_seq=newest.record_seq + changed, legs=legs),
+        mapping=Record(
+            generation=newest.generation,
+            record_seq=newest.record_seq + changed,
+            size_bytes=newest.size_bytes,
+            legs=legs,
+        ),
         next_leg=max(labels.next_leg(found), before.status.next_leg),
         attachment=Attachment(node="", epoch=epoch, clean=epoch == 0),
     )
@@ -357,6 +364,8 @@ def _steps(before: VirtualVolume | None, after: VirtualVolume) -> tuple[Step, ..
         put("/status/mapping", status.mapping),
         put("/status/attachment", status.attachment),
         put("/status/sizeBytes", status.size_bytes),
+        # The labels have its extents: what of them the volume does not use yet it will be given anew.
+        *([{"op": "remove", "path": "/status/growth"}] if old.status.growth else []),
         put("/status/nextLeg", status.next_leg),
     ]
     return first, Patch(VirtualVolume, name, operations)

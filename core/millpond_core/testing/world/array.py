@@ -256,6 +256,11 @@ class MdArray:
                     break
         self._fade()
 
+    def grow(self, component_sectors: int) -> None:
+        """More of each member is used."""
+        self.component_sectors = component_sectors
+        self.chunks = -(-component_sectors // self.chunk)
+
     def check(self, first: int, last: int) -> None:
         """Begin to compare between two sectors, which are whole chunks here."""
         self.checking, self.checked = True, first // self.chunk

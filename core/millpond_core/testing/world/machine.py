@@ -72,6 +72,10 @@ class DmMapped:
     def gate(self) -> bool:
         return self.targets[0].kind == "multipath"
 
+    @property
+    def sectors(self) -> int:
+        return self.targets[-1].start + self.targets[-1].length
+
     def below(self) -> set[str]:
         return {number for target in self.targets for number, _ in target.places}
 
@@ -82,6 +86,8 @@ class Subsystem:
     def __init__(self, nqn: str, backing: DmMapped, namespace_uuid: str, host: str, address: str) -> None:
         self.nqn, self.backing, self.namespace_uuid, self.host = nqn, backing, namespace_uuid, host
         self.address = address
+        self.sectors = backing.sectors
+        """As hosts were told: the backing device may have grown since."""
 
 
 class Connection:
@@ -250,6 +256,20 @@ class Machine:
         subsystem = there.subsystems.get(connection.nqn)
         return subsystem if subsystem is not None and subsystem.host == connection.host_nqn else None
 
+    def size_of(self, number: str) -> int | None:
+        """Sectors of a dm device, an array or what a connection leads to; None: it does not matter, or is not there."""
+        for dm in self.dm.values():
+            if dm.major_minor == number:
+                return dm.sectors
+        for array in self.arrays.values():
+            if array.major_minor == number:
+                return array.component_sectors
+        for connection in self.connections.values():
+            if connection.major_minor == number:
+                subsystem = self.export_of(connection)
+                return subsystem.sectors if subsystem is not None else None
+        return None
+
     def sectors(self, number: str, first: int, last: int) -> Iterator[int]:
         """Sectors of a device in [first, last) that hold anything, for copying and comparing."""
         seen = self._by_number.get(number)
@@ -277,7 +297,9 @@ class Machine:
                 for below in self.sectors(number, begin, begin + rows):
                     row, rest = divmod(below - begin, target.stripe)
                     column = [place for place, _ in target.places].index(number)
-                    yield target.start + (row * len(target.places) + column) * target.stripe + rest
+                    at = target.start + (row * len(target.places) + column) * target.stripe + rest
+                    if low <= at < high:
+                        yield at
             return
         for number, begin in target.places:
             shift = begin - target.start

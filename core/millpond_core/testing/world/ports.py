@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from millpond_core import names
 from millpond_core.errors import Busy, Conflict, DeadlineExceeded, Invalid, IOFailed, NotFound, Unavailable
+from millpond_core.layout import BITMAP_SECTORS, bitmap_chunk_bytes
 from millpond_core.model.storagedevice import DiskWarning
 from millpond_core.observed import (
     Array,
@@ -17,11 +18,13 @@ from millpond_core.observed import (
     Export,
     GateStatus,
     Label,
+    Namespace,
 )
 from millpond_core.testing.world.array import MdArray, MdMember, bits_on
 from millpond_core.testing.world.disks import Disk
-from millpond_core.testing.world.machine import Connection, DmMapped, Machine, Subsystem, disk_path
+from millpond_core.testing.world.machine import Connection, DmMapped, Machine, Subsystem, Target, disk_path
 from millpond_core.testing.world.requests import Request
+from millpond_core.units import SECTOR
 
 if TYPE_CHECKING:
     from millpond_core.testing.world import World
@@ -62,6 +65,7 @@ class MemoryDm(_Port):
             if known.table != table:
                 raise Conflict(f"{name} exists with another table: {known.table}")
             return self._seen(known)
+        self._fits(name, table)
         made = DmMapped(name, uuid, self.machine.number("253"), table)
         self._check(made)
         self.machine.dm[name] = made
@@ -73,10 +77,12 @@ class MemoryDm(_Port):
         dm = self._get(name)
         above = [array for array in self.machine.arrays.values() if array.major_minor in dm.below()]
         await self._drain(dm, above, self.world.time + drain_seconds)
-        for array in above:
-            array.fail_waiting()
         holding = dm.holding
+        self._fits(name, table)
         dm.load(table)
+        for array in above:
+            if array.major_minor not in dm.below():
+                array.fail_waiting()
         dm.holding = dm.holding if dm.gate else holding
         self._check(dm)
         self._done()
@@ -146,6 +152,14 @@ class MemoryDm(_Port):
         for number in dm.below():
             if self.machine.attempt(number, Request("read", 1 << 60)) == "error" and not self._known(number):
                 raise Invalid(f"{dm.name}: there is no device {number}")
+
+    def _fits(self, name: str, table: str) -> None:
+        """A table that is longer than what lies below is refused."""
+        for target in (Target(line) for line in table.splitlines()):
+            for number, begin in target.places:
+                size = self.machine.size_of(number)
+                if size is not None and begin + target.length // len(target.places) > size:
+                    raise Invalid(f"{name}: {number} has {size} sectors, too few for {table!r}")
 
     def _known(self, number: str) -> bool:
         m = self.machine
@@ -308,6 +322,23 @@ class MemoryMd(_Port):
             raise IOFailed(f"{leg_device} cannot be read")
         return [(chunk, chunk) for chunk in sorted(self._bits(number))]
 
+    async def grow(self, name: str, component_sectors: int) -> None:
+        await self._step(f"md grow {name} {component_sectors}")
+        array = self._get(name)
+        if component_sectors <= array.component_sectors:
+            return
+        if array.writes:
+            raise DeadlineExceeded(f"array {name} did not grow: a write is in flight")
+        if bitmap_chunk_bytes(component_sectors) != array.chunk * SECTOR:
+            raise Invalid(f"array {name} would need another bitmap")
+        for member in array.members:
+            size = self.machine.size_of(member.major_minor)
+            if size is not None and size < BITMAP_SECTORS + component_sectors:
+                raise Invalid(f"{member.major_minor} has {size} sectors, too few for array {name}")
+        array.interrupt()
+        array.grow(component_sectors)
+        self._done()
+
     async def stop(self, name: str) -> None:
         await self._step(f"md stop {name}")
         array = self.machine.arrays.get(name)
@@ -354,7 +385,14 @@ class MemoryNvmeHost(_Port):
                 address=connection.address,
                 state="live" if reachable else "connecting",
                 host_nqn=connection.host_nqn,
-                namespaces=((connection.major_minor, f"{connection.name}n1", connection.namespace_uuid),),
+                namespaces=(
+                    Namespace(
+                        major_minor=connection.major_minor,
+                        name=f"{connection.name}n1",
+                        uuid=connection.namespace_uuid,
+                        sectors=self.machine.size_of(connection.major_minor) or 0,
+                    ),
+                ),
             )
         return found
 
@@ -418,6 +456,13 @@ class MemoryNvmet(_Port):
         self.machine.subsystems[nqn] = Subsystem(nqn, backing, namespace_uuid, host_nqn, f"{address}:{port}")
         self._done()
 
+    async def resize(self, nqn: str) -> None:
+        await self._step(f"nvmet resize {nqn}")
+        subsystem = self.machine.subsystems.get(nqn)
+        if subsystem is not None:
+            subsystem.sectors = subsystem.backing.sectors
+        self._done()
+
     async def unexport(self, nqn: str) -> None:
         await self._step(f"nvmet unexport {nqn}")
         self.machine.subsystems.pop(nqn, None)
@@ -464,10 +509,10 @@ class MemoryBlock(_Port):
         disk = self._disk(path)
         disk.signatures = ()
 
-    async def zero(self, path: str) -> None:
-        await self._step(f"block zero {path}")
+    async def zero(self, path: str, start_bytes: int = 0) -> None:
+        await self._step(f"block zero {path}{f' from {start_bytes}' if start_bytes else ''}")
         number = self.machine.by_name(path)
-        for sector in sorted(set(self.machine.sectors(number, 0, 1 << 50))):
+        for sector in sorted(set(self.machine.sectors(number, start_bytes // SECTOR, 1 << 50))):
             if self.machine.attempt(number, Request("write", sector, 0)) != "ok":
                 raise IOFailed(f"{path} cannot be written")
         await self.flush(path)

@@ -29,6 +29,8 @@ ORDER = (
     "test_cut_off",
     "test_quiesce",
     "test_drain",
+    "test_balance",
+    "test_expand",
     "test_replace",
     "test_vdb",
     "test_restarts",

@@ -185,7 +185,7 @@ async def test_a_namespace_whose_identity_has_changed_is_found(wire: Wire) -> No
     await run("ln", "-s", str(subsystem), str(link))
     await wire.until_live("a")
     found = await wire.host.connect(nqn, f"{ADDRESS}:{PORT}", host_nqn=HOST, host_id=HOST_ID, namespace_uuid=identity)
-    assert [uuid for _, _, uuid in found.namespaces] == [identity]
+    assert [one.uuid for one in found.namespaces] == [identity]
 
 
 async def test_taking_back_cuts_a_connected_host_and_ends_its_writes(wire: Wire) -> None:

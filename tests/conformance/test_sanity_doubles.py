@@ -58,7 +58,9 @@ async def folder(tmp_path: Path) -> AsyncIterator[Path]:
 
     def front(node: str, uuid: str, size: int) -> None:
         name = names.front(uuid)
-        if size:
+        if size and name in mounts.devices:
+            mounts.devices[name].size = size
+        elif size:
             mounts.add_device(name, names.dm_uuid(name), size=size)
         else:
             del mounts.devices[name]

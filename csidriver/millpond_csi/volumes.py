@@ -30,8 +30,8 @@ RESIZED = "Resized"
 """Type of the condition with which the master says whether status.sizeBytes covers spec.size, and if not, why."""
 
 NOT_AS_THINGS_ARE = {
-    "NoRoom": "; it stays wanted and grows as soon as there is room, or ask for less, which takes this back",
-    "Invalid": "; ask for less, which takes this back",
+    "NoRoom": "; it stays wanted, and comes as soon as there is room",
+    "Invalid": "; asking for less takes this back",
 }
 """Reasons of Resized=False that do not pass by themselves, and what follows. The others are waited for."""
 
@@ -172,13 +172,14 @@ def grown(volume: VirtualVolume, wanted: int) -> VirtualVolume | Resize | Wait:
     there is room, and a call that is made again finds it done. It is taken back when less is asked for, as far as
     nothing of it is under way yet.
     """
-    have, said = volume.status.size_bytes, round_up(parse_quantity(volume.spec.size))
+    status = volume.status
+    have, said = status.size_bytes, round_up(parse_quantity(volume.spec.size))
     condition = _unresized(volume)
     final = condition is not None and condition.reason in NOT_AS_THINGS_ARE
-    least = max(wanted, have, volume.status.growth.size_bytes if volume.status.growth else 0)
+    least = max(wanted, status.mapped_bytes, status.growth.size_bytes if status.growth else 0)
     if (have < wanted and said < wanted) or (final and said > least):
         return Resize(volume, least)
-    why = condition.message if condition is not None else volume.status.message
+    why = condition.message if condition is not None else status.message
     if have < wanted and final and condition is not None:
         raise OutOfRange(
             f"volume {volume.metadata.name} has {format_bytes(have)} and cannot have {format_bytes(wanted)} as things "
@@ -186,7 +187,7 @@ def grown(volume: VirtualVolume, wanted: int) -> VirtualVolume | Resize | Wait:
         )
     if have < wanted:
         return Wait(f"it has {have} of {wanted} bytes{_because(why)}")
-    at = volume.status.attachment
+    at = status.attachment
     if at.node and at.node == volume.spec.attachment.node:
         seen = report(volume, at.node)
         if seen is None or seen.epoch < at.epoch or seen.size_bytes < wanted:

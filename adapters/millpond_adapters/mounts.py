@@ -21,6 +21,7 @@ _PROBE_SECONDS = 15.0
 _FORMAT_SECONDS = 300.0
 _CHECK_SECONDS = 1800.0
 _MOUNT_SECONDS = 90.0
+_GROW_SECONDS = 300.0
 
 _NOTHING_FOUND = 2
 _AMBIVALENT = 8
@@ -87,6 +88,17 @@ class NodeMounts:
     async def mount(self, device: str, target: str, fs_type: str, options: Sequence[str]) -> None:
         arguments = ["-o", ",".join(options)] if options else []
         await run("mount", "-t", fs_type, *arguments, device, target, seconds=_MOUNT_SECONDS)
+
+    async def grow(self, major_minor: str, target: str, fs_type: str) -> None:
+        if fs_type == "xfs":
+            await run("xfs_growfs", "-d", target, seconds=_GROW_SECONDS)
+            return
+        # resize2fs finds the mount by the device's number, and asks the kernel to grow it there. One that it does not
+        # find it would take offline, and opens exclusively: the kernel refuses that of a device that is mounted.
+        node = self._dev / (self._sys / "dev" / "block" / major_minor).resolve().name
+        if await self.block_device(str(node)) != major_minor:
+            raise NotFound(f"there is no device {major_minor} any more")
+        await run("resize2fs", str(node), seconds=_GROW_SECONDS)
 
     async def bind(self, source: str, target: str, *, readonly: bool) -> None:
         # Not canonicalized: libmount would show /dev/dm-7 as /dev/mapper/<name>, which may be another node.

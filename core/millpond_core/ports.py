@@ -337,6 +337,13 @@ class Mounts(Protocol):
 
     async def mount(self, device: str, target: str, fs_type: str, options: Sequence[str]) -> None: ...
 
+    async def grow(self, major_minor: str, target: str, fs_type: str) -> None:
+        """Let an ext4 or xfs fill its device, which is mounted writable at ``target``. One that does already is done.
+
+        Safe to be cut off: what has been added by then stays.
+        """
+        ...
+
     async def bind(self, source: str, target: str, *, readonly: bool) -> None:
         """Show ``source``, a folder or a device node, at ``target`` too."""
         ...

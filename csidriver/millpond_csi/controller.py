@@ -10,13 +10,14 @@ from millpond_core import names
 from millpond_core.errors import Conflict, Invalid, NotFound
 from millpond_core.model import StorageNode, VirtualVolume
 from millpond_core.ports import Kube
-from millpond_csi import sizes, validation, volumes
+from millpond_csi import attributes, sizes, validation, volumes
 from millpond_csi.capacity import Spaces, largest_volume
+from millpond_csi.changes import VolumeChanges
 from millpond_csi.deadline import Deadline
 from millpond_csi.errors import AlreadyExists, NoRoom, Refused
 from millpond_csi.parameters import VolumeClass, volume_class
 from millpond_csi.stubs import csi
-from millpond_csi.waiting import Wait, until
+from millpond_csi.waiting import Wait, present, until
 
 _Rpc = csi.ControllerServiceCapability.RPC
 CAPABILITIES = (
@@ -25,13 +26,15 @@ CAPABILITIES = (
     _Rpc.LIST_VOLUMES,
     _Rpc.LIST_VOLUMES_PUBLISHED_NODES,
     _Rpc.GET_CAPACITY,
+    _Rpc.EXPAND_VOLUME,
+    _Rpc.MODIFY_VOLUME,
     _Rpc.SINGLE_NODE_MULTI_WRITER,
 )
 
 _TOKEN = "after:"  # noqa: S105 (a page's mark, no secret)
 
 
-class ControllerService:
+class ControllerService(VolumeChanges):
     """Lock-free: ``interceptors.VolumeLocks`` lets one call at a time through for each volume.
 
     ``max_volumes`` is how many one node may have attached, the same that the node service reports; 0: no bound.
@@ -40,7 +43,7 @@ class ControllerService:
     def __init__(
         self, kube: Kube, *, max_volumes: int = 0, new_uuid: Callable[[], str] = lambda: str(uuid.uuid4())
     ) -> None:
-        self._kube = kube
+        super().__init__(kube)
         self._spaces = Spaces(kube)
         self._max_volumes = max_volumes
         self._new_uuid = new_uuid
@@ -61,9 +64,7 @@ class ControllerService:
         capabilities = validation.capabilities(request.volume_capabilities)
         if request.HasField("volume_content_source"):
             raise Invalid("volume_content_source: volumes cannot be made from snapshots or other volumes yet")
-        if request.mutable_parameters:
-            raise Invalid("mutable_parameters (a VolumeAttributesClass) are not supported yet")
-        asked = volume_class(request.parameters)
+        asked = _class(request)
         required, limit = request.capacity_range.required_bytes, request.capacity_range.limit_bytes
         fs_types = [each.fs_type for each in capabilities if not each.block]
         size = sizes.size_for(required, limit, [asked.fs_type or each for each in fs_types])
@@ -76,7 +77,7 @@ class ControllerService:
         try:
             await self._kube.create(wanted)
         except Conflict:
-            found = await self._get(volume_id)
+            found = await present(self._kube, volume_id)
             volumes.check_same(found, asked, required, limit)
             unused = volumes.unused(found)
         try:
@@ -107,18 +108,21 @@ class ControllerService:
         volume_id = validation.volume_id(request.volume_id)
         if not request.volume_capabilities:
             raise Invalid("volume_capabilities are missing")
-        volume = await self._get(volume_id)
+        volume = await present(self._kube, volume_id)
         try:
             validation.capabilities(request.volume_capabilities)
             validation.check_context(volume.spec.uuid, request.volume_context)
             if request.parameters:
-                volumes.check_same(volume, volume_class(request.parameters), 0, 0)
+                volumes.check_same(volume, _class(request), 0, 0)
+            elif attributes.patched(volume.spec, attributes.patch(request.mutable_parameters)) != volume.spec:
+                raise Invalid(f"volume {volume_id} differs from the mutable_parameters")
         except (Invalid, AlreadyExists) as error:
             return csi.ValidateVolumeCapabilitiesResponse(message=str(error))
         confirmed = csi.ValidateVolumeCapabilitiesResponse.Confirmed(
             volume_context=request.volume_context,
             volume_capabilities=request.volume_capabilities,
             parameters=request.parameters,
+            mutable_parameters=request.mutable_parameters,
         )
         return csi.ValidateVolumeCapabilitiesResponse(confirmed=confirmed)
 
@@ -160,7 +164,7 @@ class ControllerService:
         validation.capability(request.volume_capability)
         if request.readonly:
             raise Invalid("readonly attachment is not offered (PUBLISH_READONLY); mount the volume read-only instead")
-        volume = await self._get(volume_id)
+        volume = await present(self._kube, volume_id)
         validation.check_context(volume.spec.uuid, request.volume_context)
         await self._known_node(node)
         await self._attach(volume, node)
@@ -220,17 +224,16 @@ class ControllerService:
         except NotFound as error:
             raise NotFound(f"node {node} has no StorageNode: does a millpond-node pod run on it?") from error
 
-    async def _get(self, volume_id: str) -> VirtualVolume:
-        volume = await self._find(volume_id)
-        if volume is None:
-            raise NotFound(f"there is no volume {volume_id}")
-        return volume
-
     async def _find(self, volume_id: str) -> VirtualVolume | None:
         try:
             return await self._kube.get(VirtualVolume, volume_id)
         except NotFound:
             return None
+
+
+def _class(request: Any) -> VolumeClass:
+    """What a StorageClass asks for; where a VolumeAttributesClass says otherwise, that counts."""
+    return volume_class({**request.parameters, **attributes.known(request.mutable_parameters)})
 
 
 def _attached(volume: VirtualVolume | None, volume_id: str, node: str) -> VirtualVolume | Wait:

@@ -25,8 +25,13 @@ class Identity:
 
     async def get_plugin_capabilities(self, request: Any, deadline: Deadline) -> Any:
         offered = (Service.CONTROLLER_SERVICE, Service.VOLUME_ACCESSIBILITY_CONSTRAINTS)
+        # Online: also, not only, while it is in use.
+        expansion = csi.PluginCapability.VolumeExpansion(type=csi.PluginCapability.VolumeExpansion.ONLINE)
         return csi.GetPluginCapabilitiesResponse(
-            capabilities=[csi.PluginCapability(service=Service(type=each)) for each in offered]
+            capabilities=[
+                *(csi.PluginCapability(service=Service(type=each)) for each in offered),
+                csi.PluginCapability(volume_expansion=expansion),
+            ]
         )
 
     async def probe(self, request: Any, deadline: Deadline) -> Any:

@@ -35,6 +35,11 @@ QUIET = frozenset(
 UNLOCKED = QUIET | {"ValidateVolumeCapabilities"}
 """Change nothing, and may overlap with what does."""
 
+BESIDE = frozenset({"ControllerExpandVolume", "ControllerModifyVolume"})
+"""One of each at a time for a volume, beside whatever else is done with it. They wait for what may take minutes, or for
+copies that only come to be in sync while the volume is attached: a pod's start must not wait for them.
+"""
+
 
 def subject(request: Any) -> str:
     """The volume that a request is about: its id, or the name that is to become one; empty: none."""
@@ -60,17 +65,18 @@ class VolumeLocks:
     """
 
     def __init__(self) -> None:
-        self._running: dict[str, tuple[str, asyncio.Task[Any]]] = {}
+        self._running: dict[tuple[str, str], tuple[str, asyncio.Task[Any]]] = {}
 
     def wrap(self, name: str, method: Method) -> Method:
         """``method`` under the lock of the request's volume."""
 
         async def locked(request: Any, deadline: Deadline) -> Any:
-            key = lock_key(request)
-            if not key:
+            volume = lock_key(request)
+            if not volume:
                 return await method(request, deadline)
+            key = volume, name if name in BESIDE else ""
             if key in self._running:
-                raise Busy(f"{self._running[key][0]} of {key} is still running; call again when it has ended")
+                raise Busy(f"{self._running[key][0]} of {volume} is still running; call again when it has ended")
             task = asyncio.ensure_future(method(request, deadline))
             self._running[key] = name, task
             task.add_done_callback(lambda done: self._end(key, name, done))
@@ -84,10 +90,10 @@ class VolumeLocks:
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
 
-    def _end(self, key: str, name: str, task: asyncio.Task[Any]) -> None:
+    def _end(self, key: tuple[str, str], name: str, task: asyncio.Task[Any]) -> None:
         del self._running[key]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.debug("%s of %s ended with %r", name, key, error)
+            log.debug("%s of %s ended with %r", name, key[0], error)
 
 
 def on_the_wire(name: str, method: Method) -> Callable[[Any, Any], Awaitable[Any]]:

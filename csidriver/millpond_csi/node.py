@@ -14,15 +14,20 @@ from millpond_core import names
 from millpond_core.errors import Invalid, NotFound
 from millpond_core.observed import Mount
 from millpond_core.ports import Mounts
-from millpond_csi import staging, validation, volumes
+from millpond_csi import sizes, staging, validation, volumes
 from millpond_csi.deadline import Deadline
-from millpond_csi.errors import NotReady, Refused
+from millpond_csi.errors import NotReady, OutOfRange, Refused
 from millpond_csi.formats import FormatMarks
 from millpond_csi.stubs import csi
 from millpond_csi.validation import Capability
 
 _Rpc = csi.NodeServiceCapability.RPC
-CAPABILITIES = (_Rpc.STAGE_UNSTAGE_VOLUME, _Rpc.GET_VOLUME_STATS, _Rpc.SINGLE_NODE_MULTI_WRITER)
+CAPABILITIES = (
+    _Rpc.STAGE_UNSTAGE_VOLUME,
+    _Rpc.GET_VOLUME_STATS,
+    _Rpc.EXPAND_VOLUME,
+    _Rpc.SINGLE_NODE_MULTI_WRITER,
+)
 
 LOOK_SECONDS = 0.2
 """Between two looks for a front. It is there before stage is called, but after a reboot, when it is assembled anew."""
@@ -61,7 +66,12 @@ class NodeService:
     # --- staging ---
 
     async def node_stage_volume(self, request: Any, deadline: Deadline) -> Any:
-        """Mount the volume at the staging path, made ready before if need be; raw block has only to be there."""
+        """Mount the volume at the staging path, made ready before if need be; raw block has only to be there.
+
+        A filesystem that is smaller than its device stays so: the kubelet calls NodeExpandVolume right after this when
+        the claim is to be larger. What could fail or hang when growing must not keep a pod from a filesystem that it
+        could use as it is, least of all while it is started elsewhere because its node has failed.
+        """
         volume_id = validation.volume_id(request.volume_id)
         target = self._path(request.staging_target_path, "staging_target_path")
         capability = validation.capability(request.volume_capability)
@@ -117,15 +127,7 @@ class NodeService:
     async def node_get_volume_stats(self, request: Any, deadline: Deadline) -> Any:
         """How full the volume is, in bytes and inodes; of raw block its size."""
         volume_id = validation.volume_id(request.volume_id)
-        path = request.volume_path
-        if not path:
-            raise Invalid("volume_path is missing")
-        validation.plain_path(path, "volume_path")
-        nowhere = NotFound(f"volume {volume_id} is not published at {path[:200]!r}")
-        if not path.startswith(f"{self._root}/"):
-            raise nowhere
-        if not any(mount.target == path for mount in await self._mounts.table()):
-            raise nowhere
+        path = (await self._shown(volume_id, request.volume_path)).target
         number = await self._mounts.block_device(path)
         if number is not None:
             return csi.NodeGetVolumeStatsResponse(
@@ -149,7 +151,56 @@ class NodeService:
             ]
         )
 
+    async def node_expand_volume(self, request: Any, deadline: Deadline) -> Any:
+        """Let the filesystem fill its device, where it is mounted; raw block has only to be that large.
+
+        The node's state manager enlarges the device. Until it has, the answer is NotReady: call again. Nothing is asked
+        of the API server, and nothing touches the device but a child with a deadline: the front may hold its I/O.
+        """
+        volume_id = validation.volume_id(request.volume_id)
+        required, limit = request.capacity_range.required_bytes, request.capacity_range.limit_bytes
+        sizes.check_range(required, limit)
+        staged = request.staging_target_path
+        shown = await self._shown(
+            volume_id, request.volume_path, self._path(staged, "staging_target_path") if staged else ""
+        )
+        raw = await self._mounts.block_device(shown.target)
+        size = await self._mounts.size(raw or shown.major_minor)
+        if size < required:
+            raise NotReady(
+                f"the device of volume {volume_id} has {size} bytes, {required} are to be: the state manager of node "
+                f"{self._node} has not enlarged it yet; `kubectl get vvol {volume_id}` says what it waits for"
+            )
+        if limit and size > limit:
+            raise OutOfRange(f"the device of volume {volume_id} has {size} bytes, it is to have {limit} at most")
+        if raw is None:
+            await self._grow(volume_id, shown)
+        return csi.NodeExpandVolumeResponse(capacity_bytes=size)
+
     # --- inside ---
+
+    async def _shown(self, volume_id: str, path: str, staged: str = "") -> Mount:
+        """What is mounted at ``path``, a volume_path, or else at the staging path ``staged``; NotFound: nothing."""
+        if not path:
+            raise Invalid("volume_path is missing")
+        validation.plain_path(path, "volume_path")
+        if path.startswith(f"{self._root}/"):
+            table = await self._mounts.table()
+            shown = _top(table, path) or (_top(table, staged) if staged else None)
+            if shown is not None:
+                return shown
+        raise NotFound(f"volume {volume_id} is not published at {path[:200]!r}")
+
+    async def _grow(self, volume_id: str, shown: Mount) -> None:
+        """Through any mount of the whole filesystem that may write: the pod's own may be read-only."""
+        if shown.fs_type not in validation.FS_TYPES:
+            raise Refused(f"{shown.target} shows {shown.fs_type}, which cannot be grown: it is no volume of Millpond's")
+        table = await self._mounts.table()
+        same = [mount for mount in table if mount.major_minor == shown.major_minor and mount.root == "/"]
+        writable = next((mount.target for mount in same if "rw" in mount.options), None)
+        if writable is None:
+            raise Refused(f"volume {volume_id} is mounted read-only: its filesystem grows when it is mounted writable")
+        await self._mounts.grow(shown.major_minor, writable, shown.fs_type)
 
     def _path(self, value: str, field: str) -> str:
         return validation.path(value, field, self._root)

@@ -21,6 +21,8 @@ class Parameter(NamedTuple):
 
     read: Callable[[str], Any]
     help: str
+    mutable: tuple[str, ...] = ()
+    """Where it stands in the volume's spec, of one that may change later (attributes.py); empty: it may not."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def _selector(text: str) -> dict[str, str]:
 
 PARAMETERS: dict[str, Parameter] = {
     "pool": Parameter(_matching(POOL_PATTERN, "the name of a pool"), "Devices of this pool (default)."),
-    "copies": Parameter(_integer(1, 4), "Legs, each a full copy on a node of its own (1)."),
+    "copies": Parameter(_integer(1, 4), "Legs, each a full copy on a node of its own (1).", ("layout", "copies")),
     "stripes": Parameter(_integer(1, 16), "Devices of one node that a leg is striped over (1)."),
     "stripeSize": Parameter(_stripe_size, "Bytes in one stripe, a power of two from 4Ki to 4Mi (64Ki)."),
     "access": Parameter(
@@ -96,15 +98,27 @@ PARAMETERS: dict[str, Parameter] = {
         _matching(LABEL_KEY_PATTERN, "the key of a node label"),
         "No two legs share a value of this node label (kubernetes.io/hostname).",
     ),
-    "holdSeconds": Parameter(_integer(0, 600), "Seconds for which writes wait for an unreachable leg (10)."),
+    "holdSeconds": Parameter(
+        _integer(0, 600),
+        "Seconds for which writes wait for an unreachable leg (10).",
+        ("onFailure", "holdSeconds"),
+    ),
     "gracePeriodSeconds": Parameter(
-        _integer(0, 86400), "Seconds for which a lost leg may come back before a spare replaces it (60)."
+        _integer(0, 86400),
+        "Seconds for which a lost leg may come back before a spare replaces it (60).",
+        ("onFailure", "gracePeriodSeconds"),
     ),
     "unrecorded": Parameter(
-        _one_of("Hold", "Fail"), "Whether writes wait while a loss cannot be recorded, or fail after a minute (Hold)."
+        _one_of("Hold", "Fail"),
+        "Whether writes wait while a loss cannot be recorded, or fail after a minute (Hold).",
+        ("onFailure", "unrecorded"),
     ),
-    "minInSync": Parameter(_integer(1, 4), "Below so many legs in sync, I/O holds (1)."),
-    "maxRebuildRate": Parameter(_integer(0, 999_999_999), "Ceiling of a rebuild in KiB/s; 0: the kernel's own (0)."),
+    "minInSync": Parameter(_integer(1, 4), "Below so many legs in sync, I/O holds (1).", ("onFailure", "minInSync")),
+    "maxRebuildRate": Parameter(
+        _integer(0, 999_999_999),
+        "Ceiling of a rebuild in KiB/s; 0: the kernel's own (0).",
+        ("rebuild", "maxRate"),
+    ),
     "csi.storage.k8s.io/fstype": Parameter(_one_of(*FS_TYPES), "Filesystem of volumes that are mounted (ext4)."),
 }
 
@@ -122,10 +136,10 @@ def volume_class(parameters: Mapping[str, str]) -> VolumeClass:
             f"unknown StorageClass parameter {', '.join(repr(name[:63]) for name in unknown[:5])}; "
             f"known: {', '.join(PARAMETERS)}"
         )
-    read = {name: _read(name, text) for name, text in parameters.items() if name in PARAMETERS}
+    given = {name: read(name, text) for name, text in parameters.items() if name in PARAMETERS}
 
     def get(name: str, default: Value) -> Value:
-        return cast(Value, read.get(name, default))
+        return cast(Value, given.get(name, default))
 
     layout, placement, on_failure = Layout(), Placement(), OnFailure()
     made = VolumeClass(
@@ -152,17 +166,18 @@ def volume_class(parameters: Mapping[str, str]) -> VolumeClass:
     )
     if made.on_failure.min_in_sync > made.layout.copies:
         raise Invalid(
-            f"StorageClass parameter minInSync is {made.on_failure.min_in_sync}, copies only {made.layout.copies}: "
+            f"parameter minInSync is {made.on_failure.min_in_sync}, copies only {made.layout.copies}: "
             "such a volume could never be written"
         )
     return made
 
 
-def _read(name: str, text: str) -> Any:
+def read(name: str, text: str, whose: str = "StorageClass") -> Any:
+    """The value of a known parameter. Invalid names it and says what it may be."""
     try:
         return PARAMETERS[name].read(text)
     except ValueError as error:
-        raise Invalid(f"StorageClass parameter {name} is {text[:63]!r}: {error}") from error
+        raise Invalid(f"{whose} parameter {name} is {text[:63]!r}: {error}") from error
 
 
 def _claim(parameters: Mapping[str, str]) -> str:

@@ -46,6 +46,17 @@ def size_for(required: int, limit: int, fs_types: Iterable[str] = ()) -> int:
     return size
 
 
+def size_to_have(required: int, limit: int) -> int:
+    """Bytes that a volume which exists is to have at least, in whole units; 0: whatever it has is enough.
+
+    Invalid or OutOfRange as ``check_range`` and ``size_for``.
+    """
+    check_range(required, limit)
+    if not required and not limit:
+        raise Invalid("capacity_range says no size: required_bytes or limit_bytes is needed")
+    return size_for(required, limit) if required else 0
+
+
 def quantity(size: int) -> str:
     """``size`` bytes, a whole number of MiB, as people write it in ``spec.size``: exact."""
     for suffix, factor in (("Ti", MIB << 20), ("Gi", MIB << 10), ("Mi", MIB)):

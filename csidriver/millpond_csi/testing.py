@@ -13,12 +13,14 @@ from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import Extent, Leg
 from millpond_core.ports import Kube
 from millpond_core.units import leg_units, parse_quantity, round_up
+from millpond_csi.attributes import NO_SPARE
 from millpond_csi.stubs import csi
+from millpond_csi.volumes import RESIZED
 
 Mode = csi.VolumeCapability.AccessMode
 
 Front = Callable[[str, str, int], None]
-"""Called with the node, spec.uuid and the size in bytes when a front appears, and with size 0 when it goes."""
+"""Called with the node, spec.uuid and the size in bytes when a front appears or has grown, and size 0 when it goes."""
 
 
 def mount_capability(fs_type: str = "", mode: int = Mode.SINGLE_NODE_WRITER, flags: tuple[str, ...] = ()) -> Any:
@@ -32,15 +34,17 @@ def block_capability(mode: int = Mode.SINGLE_NODE_WRITER) -> Any:
 
 
 class ScriptedMaster:
-    """Places each volume on ``node``, attaches and detaches it, and lets it go; ``room`` bytes are all there is.
+    """Places each volume on ``node``, attaches and detaches it, enlarges it, and lets it go.
 
-    It stops short of what ``stuck`` names: "allocate", "attach", "detach" or "release".
+    ``room``: bytes of the largest volume that there is room for; ``spares``: how many more copies of one. It stops
+    short of what ``stuck`` names: "allocate", "attach", "detach", "grow", "enlarge" (the front) or "release".
     """
 
     def __init__(self, kube: Kube, node: str, *, room: int = 1 << 50, front: Front = lambda node, uuid, size: None):
         self._kube = kube
         self._node = node
-        self._room = room
+        self.room = room
+        self.spares = 3
         self._front = front
         self.stuck: set[str] = set()
 
@@ -66,17 +70,57 @@ class ScriptedMaster:
         elif volume.spec.attachment.node and not status.attachment.node:
             if "attach" not in self.stuck:
                 await self._attach(volume)
-        elif status.attachment.node and not volume.spec.attachment.node and "detach" not in self.stuck:
-            await self._detach(volume)
+        elif status.attachment.node and not volume.spec.attachment.node:
+            if "detach" not in self.stuck:
+                await self._detach(volume)
+        else:
+            await self._settle(volume)
+
+    async def _settle(self, volume: VirtualVolume) -> None:
+        """What more the spec asks for, one thing at a time, and word of what cannot be had."""
+        status, at = volume.status, volume.status.attachment
+        size, there = round_up(parse_quantity(volume.spec.size)), len(status.mapping.legs) + len(status.spares)
+        short, fits = volume.spec.layout.copies > there, size <= max(self.room, status.size_bytes)
+        told = (
+            all(each.type != RESIZED or each.status == "True" for each in status.conditions),
+            NO_SPARE in status.message,
+        )
+        heard = (fits and not short) or status.observed_generation >= volume.metadata.generation
+        if short and len(status.spares) < self.spares:
+            await self._spare(volume, there)
+        elif "grow" not in self.stuck and fits and size > status.size_bytes:
+            await self._change(volume, {"status": {"sizeBytes": size}})
+        elif "grow" not in self.stuck and not (heard and told == (fits, short)):
+            await self._tell(volume, "" if fits else f"needs {size} bytes, {self.room} are free", short=short)
+        elif at.node and 0 < status.nodes[0].size_bytes < status.size_bytes and "enlarge" not in self.stuck:
+            await self._attach(volume, at.epoch)
+
+    async def _tell(self, volume: VirtualVolume, no_room: str, *, short: bool) -> None:
+        resized = {
+            "type": RESIZED,
+            "status": "False" if no_room else "True",
+            "reason": "NoRoom" if no_room else "Done",
+            "message": no_room,
+            "lastTransitionTime": "2026-11-22T20:00:00Z",
+            "observedGeneration": volume.metadata.generation,
+        }
+        message = f"{NO_SPARE}: no other node" if short else ""
+        said = {"conditions": [resized], "message": message, "observedGeneration": volume.metadata.generation}
+        await self._change(volume, {"status": said})
+
+    async def _spare(self, volume: VirtualVolume, number: int) -> None:
+        extent = Extent(device=f"x{number}-nvme1", device_uuid=volume.spec.uuid, start=0, length=1)
+        made = Leg(id=names.leg_id(number), node=f"x{number}", state="Rebuilding", extents=[extent])
+        await self._change(volume, {"status": {"spares": msgspec.to_builtins([*volume.status.spares, made])}})
 
     async def _allocate(self, volume: VirtualVolume) -> None:
         size = round_up(parse_quantity(volume.spec.size))
-        if size > self._room:
+        if size > self.room:
             refusal = {
                 "type": "Ready",
                 "status": "False",
                 "reason": "NoRoom",
-                "message": f"needs {size} bytes, {self._room} are free on {self._node}",
+                "message": f"needs {size} bytes, {self.room} are free on {self._node}",
                 "lastTransitionTime": "2026-11-22T20:00:00Z",
             }
             if not volume.status.conditions:
@@ -87,10 +131,11 @@ class ScriptedMaster:
         mapping = {"generation": 1, "recordSeq": 1, "legs": [msgspec.to_builtins(leg)]}
         await self._change(volume, {"status": {"mapping": mapping, "phase": "Ready", "sizeBytes": size}})
 
-    async def _attach(self, volume: VirtualVolume) -> None:
-        node, epoch = volume.spec.attachment.node, volume.status.attachment.epoch + 1
-        self._front(node, volume.spec.uuid, volume.status.size_bytes)
-        said = {"node": node, "epoch": epoch, "front": "Active", "generation": 1}
+    async def _attach(self, volume: VirtualVolume, epoch: int = 0) -> None:
+        node, epoch = volume.spec.attachment.node, epoch or volume.status.attachment.epoch + 1
+        size = volume.status.size_bytes
+        self._front(node, volume.spec.uuid, size)
+        said = {"node": node, "epoch": epoch, "front": "Active", "generation": 1, "sizeBytes": size}
         attachment = {"node": node, "epoch": epoch, "clean": False}
         await self._change(volume, {"status": {"attachment": attachment, "nodes": [said]}})
 

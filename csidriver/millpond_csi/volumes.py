@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from millpond_core import names
 from millpond_core.errors import Invalid, MillpondError
 from millpond_core.model import ObjectMeta, VirtualVolume
+from millpond_core.model.meta import Condition
 from millpond_core.model.virtualvolume import NodeReport, VirtualVolumeSpec
-from millpond_core.units import parse_quantity
-from millpond_csi.errors import AlreadyExists, NoRoom
+from millpond_core.units import format_bytes, parse_quantity, round_up
+from millpond_csi.errors import AlreadyExists, NoRoom, OutOfRange
 from millpond_csi.parameters import VolumeClass
 from millpond_csi.sizes import quantity
 from millpond_csi.stubs import csi
@@ -24,6 +25,22 @@ ANNOTATION_NAME = "millpond.io/requested-name"
 
 REFUSALS: dict[str, type[MillpondError]] = {"NoRoom": NoRoom, "Invalid": Invalid}
 """Reasons of the condition Ready=False with which the master says that it will not place the volume as things are."""
+
+RESIZED = "Resized"
+"""Type of the condition with which the master says whether status.sizeBytes covers spec.size, and if not, why."""
+
+NOT_AS_THINGS_ARE = {
+    "NoRoom": "; it stays wanted, and comes as soon as there is room",
+    "Invalid": "; asking for less takes this back",
+}
+"""Reasons of Resized=False that do not pass by themselves, and what follows. The others are waited for."""
+
+
+class Resize(NamedTuple):
+    """spec.size has to say ``size`` bytes first, in place of what ``volume`` says."""
+
+    volume: VirtualVolume
+    size: int
 
 
 def wanted(volume_id: str, asked: VolumeClass, *, uuid: str, size: int, preferred: str, name: str) -> VirtualVolume:
@@ -146,6 +163,38 @@ def detached(volume: VirtualVolume | None, node: str, failed: Collection[str] = 
     return True
 
 
+def grown(volume: VirtualVolume, wanted: int) -> VirtualVolume | Resize | Wait:
+    """The volume once it has ``wanted`` bytes (whole units), and its front too where it is attached.
+
+    Raises OutOfRange when the master cannot do it as things are. That is a final answer to Kubernetes, as
+    RESOURCE_EXHAUSTED is not: only after a final one does csi-resizer (2.3, ``hasFinalError``) take up a claim that was
+    made smaller again. What was wanted stays in spec.size all the same, so that the master goes on by itself as soon as
+    there is room, and a call that is made again finds it done. It is taken back when less is asked for, as far as
+    nothing of it is under way yet.
+    """
+    status = volume.status
+    have, said = status.size_bytes, round_up(parse_quantity(volume.spec.size))
+    condition = _unresized(volume)
+    final = condition is not None and condition.reason in NOT_AS_THINGS_ARE
+    least = max(wanted, status.mapped_bytes, status.growth.size_bytes if status.growth else 0)
+    if (have < wanted and said < wanted) or (final and said > least):
+        return Resize(volume, least)
+    why = condition.message if condition is not None else status.message
+    if have < wanted and final and condition is not None:
+        raise OutOfRange(
+            f"volume {volume.metadata.name} has {format_bytes(have)} and cannot have {format_bytes(wanted)} as things "
+            f"are: {why or condition.reason}{NOT_AS_THINGS_ARE[condition.reason]}"
+        )
+    if have < wanted:
+        return Wait(f"it has {have} of {wanted} bytes{_because(why)}")
+    at = status.attachment
+    if at.node and at.node == volume.spec.attachment.node:
+        seen = report(volume, at.node)
+        if seen is None or seen.epoch < at.epoch or seen.size_bytes < wanted:
+            return Wait(f"node {at.node} is enlarging it{_because((seen.message if seen else '') or why)}")
+    return volume
+
+
 def leg_nodes(volume: VirtualVolume) -> list[str]:
     """Nodes with a leg that is to stay, in order."""
     return sorted({leg.node for leg in volume.status.mapping.legs if not leg.releasing and leg.state != "Failed"})
@@ -169,6 +218,14 @@ def message(volume: VirtualVolume, *, leg_nodes_only: bool = False) -> Any:
 def publish_context(volume: VirtualVolume) -> dict[str, str]:
     """What the node needs to know to stage the volume."""
     return {UUID_KEY: volume.spec.uuid, EPOCH_KEY: str(volume.status.attachment.epoch)}
+
+
+def _unresized(volume: VirtualVolume) -> Condition | None:
+    """Resized=False, judged from what the spec says now: an older one is about another size."""
+    for condition in volume.status.conditions:
+        if condition.type == RESIZED and condition.status == "False":
+            return condition if condition.observed_generation >= volume.metadata.generation else None
+    return None
 
 
 def _because(message: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, NamedTuple, TypeVar, cast
 
+from millpond_core.errors import NotFound
 from millpond_core.model import VirtualVolume
 from millpond_core.ports import Kube
 from millpond_csi.deadline import Deadline
@@ -19,6 +20,14 @@ class Wait(NamedTuple):
     """Not yet, and why."""
 
     reason: str
+
+
+async def present(kube: Kube, name: str) -> VirtualVolume:
+    """The volume called ``name``. NotFound in words for people when there is none."""
+    try:
+        return await kube.get(VirtualVolume, name)
+    except NotFound as error:
+        raise NotFound(f"there is no volume {name}") from error
 
 
 async def until(

@@ -27,6 +27,7 @@ class Images:
     millpond: str
     provisioner: str
     attacher: str
+    resizer: str
 
 
 def chart(cluster: Cluster, helm: Path, images: Images, values: Mapping[str, Any] | None = None) -> None:
@@ -34,7 +35,11 @@ def chart(cluster: Cluster, helm: Path, images: Images, values: Mapping[str, Any
     repository, _, tag = images.millpond.rpartition(":")
     given: dict[str, Any] = {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
-        "controller": {"provisioner": {"image": images.provisioner}, "attacher": {"image": images.attacher}},
+        "controller": {
+            "provisioner": {"image": images.provisioner},
+            "attacher": {"image": images.attacher},
+            "resizer": {"image": images.resizer},
+        },
         **(values or {}),
     }
     argv = [str(helm), "upgrade", "--install", RELEASE, str(CHART), "--kubeconfig", str(cluster.kubeconfig)]

@@ -80,7 +80,8 @@ def _session(lab: lab_cluster.Cluster) -> Session:
 
 def lab_images(millpond: str = images.MILLPOND) -> install.Images:
     """The images that the lab has baked in, but for ours if another is named."""
-    return install.Images(millpond, images.SIDECARS["csi-provisioner"], images.SIDECARS["csi-attacher"])
+    sidecars = (images.SIDECARS[f"csi-{name}"] for name in ("provisioner", "attacher", "resizer"))
+    return install.Images(millpond, *sidecars)
 
 
 def build_folder(name: str) -> Path:

@@ -36,6 +36,7 @@ PROGRAMS = {
     "containerd-shim-runc-v2": Program("containerd", f"{_CONTAINERD}/containerd-shim-runc-v2", 10),
     "ctr": Program("containerd", f"{_CONTAINERD}/ctr", 10),
     "csi-attacher": Program("csi", "github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher", 60),
+    "csi-resizer": Program("csi", "github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer", 30),
     "csi-sanity": Program("csi", "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity", 20),
     "csi-provisioner": Program(
         "csi-provisioner", "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner", 70

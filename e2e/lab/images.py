@@ -20,6 +20,7 @@ MILLPOND = "localhost/millpond:lab"
 SIDECARS = {
     "csi-provisioner": "localhost/csi-provisioner:lab",
     "csi-attacher": "localhost/csi-attacher:lab",
+    "csi-resizer": "localhost/csi-resizer:lab",
 }
 # What our containers call: see docs/architecture.md. No package manager, no manual pages.
 BASE_PACKAGES = ("python3", "dmsetup", "nvme-cli", "e2fsprogs", "xfsprogs", "util-linux", "mount", "kmod", "udev")

@@ -57,6 +57,8 @@ def test_every_object_is_taken_as_written(kubectl: Kubectl, installed: None, ren
         pytest.param("controller", "create", "virtualvolumes", id="CSI makes volumes"),
         pytest.param("controller", "create", "persistentvolumes", id="the provisioner makes volumes known"),
         pytest.param("controller", "patch", "volumeattachments/status", id="the attacher says that it is done"),
+        pytest.param("controller", "patch", "persistentvolumeclaims/status", id="the resizer says how far it is"),
+        pytest.param("controller", "watch", "volumeattributesclasses", id="the resizer knows what is to be changed"),
     ],
 )
 def test_what_a_process_must(kubectl: Kubectl, installed: None, account: str, verb: str, resource: str) -> None:

@@ -97,6 +97,7 @@ def test_storage_classes(objects: list[Object]) -> None:
         "millpond-mirrored": "2",
     }
     assert {each["volumeBindingMode"] for each in classes.values()} == {"WaitForFirstConsumer"}
+    assert {each["allowVolumeExpansion"] for each in classes.values()} == {True}
 
 
 def test_every_volume_mount_has_its_volume(objects: list[Object]) -> None:
@@ -113,7 +114,23 @@ def test_the_sidecars_start_when_the_driver_answers(objects: list[Object]) -> No
     [driver] = pod["initContainers"]
     assert (driver["name"], driver["restartPolicy"]) == ("csi", "Always")
     assert driver["startupProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
-    assert [each["name"] for each in pod["containers"]] == ["provisioner", "attacher"]
+    assert [each["name"] for each in pod["containers"]] == ["provisioner", "attacher", "resizer"]
+
+
+def test_the_resizer_may_do_what_it_does_and_no_more(objects: list[Object]) -> None:
+    """Read in csi-resizer 2.3: what it watches, what it patches. It must not ask for pods, which it may not list."""
+    given = {
+        (resource, verb)
+        for rule in of_kind(objects, "ClusterRole")["millpond-controller"]["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    watched = ("persistentvolumes", "persistentvolumeclaims", "volumeattributesclasses")
+    assert {(kind, verb) for kind in watched for verb in ("get", "list", "watch")} <= given
+    assert {("persistentvolumes", "patch"), ("persistentvolumeclaims/status", "patch"), ("events", "create")} <= given
+    assert not {(kind, verb) for kind, verb in given if kind in ("pods", "secrets")}
+    arguments = dict(containers(objects))["millpond-controller/resizer"]["args"]
+    assert {"--handle-volume-inuse-error=false", "--leader-election", "--timeout=120s"} <= set(arguments)
 
 
 def test_only_the_node_is_privileged_and_root(objects: list[Object]) -> None:
@@ -259,11 +276,10 @@ def test_values_that_make_no_sense_are_refused() -> None:
 
 
 def test_the_lab_can_name_its_own_images() -> None:
-    settings = (
-        "image.repository=localhost/mine,image.tag=x,controller.provisioner.image=p:1,controller.attacher.image=a:1"
-    )
+    sidecars = ",".join(f"controller.{name}.image={name}:1" for name in ("provisioner", "attacher", "resizer"))
+    settings = f"image.repository=localhost/mine,image.tag=x,{sidecars}"
     images = {container["image"] for _, container in containers(template("--set", settings))}
-    assert images == {"localhost/mine:x", "p:1", "a:1"}
+    assert images == {"localhost/mine:x", "provisioner:1", "attacher:1", "resizer:1"}
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -36,6 +36,10 @@ SKIPS = {
 }
 
 
+MUTABLE = 'holdSeconds: "20"\nmaxRebuildRate: "100000"\n'
+"""What the specs of ControllerModifyVolume change, as csi-sanity reads it."""
+
+
 @dataclass
 class Outcome:
     """What a run of csi-sanity found, by names of specs."""
@@ -46,15 +50,27 @@ class Outcome:
 
 
 def arguments(
-    *, node_socket: str, controller_socket: str, folder: str, junit: str, size: int, access: str = "mount"
+    *,
+    node_socket: str,
+    controller_socket: str,
+    folder: str,
+    junit: str,
+    size: int,
+    mutable: str,
+    access: str = "mount",
 ) -> list[str]:
-    """The command line after the program's name. ``folder`` is inside the kubelet's; csi-sanity makes its own in it."""
+    """The command line after the program's name. ``folder`` is inside the kubelet's; csi-sanity makes its own in it.
+
+    ``size``: bytes of a volume; it is made twice as large. ``mutable``: path of a file with ``MUTABLE``.
+    """
     return [
         f"--csi.endpoint={node_socket}",
         f"--csi.controllerendpoint={controller_socket}",
         f"--csi.mountdir={folder}/mount",
         f"--csi.stagingdir={folder}/staging",
         f"--csi.testvolumesize={size}",
+        f"--csi.testvolumeexpandsize={2 * size}",
+        f"--csi.testvolumemutableparameters={mutable}",
         f"--csi.testvolumeaccesstype={access}",
         "--csi.testnodevolumeattachlimit",
         f"--ginkgo.junit-report={junit}",

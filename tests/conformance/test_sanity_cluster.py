@@ -61,12 +61,14 @@ def run_sanity(
     with program_on(node, program) as there:
         text = "".join(f'{key}: "{value}"\n' for key, value in parameters.items())
         node.run("sh", "-ec", f"cat > {FOLDER}/parameters", stdin=text.encode())
+        node.run("sh", "-ec", f"cat > {FOLDER}/mutable", stdin=csi_sanity.MUTABLE.encode())
         argv = csi_sanity.arguments(
             node_socket=NODE_SOCKET,
             controller_socket=socket,
             folder=FOLDER,
             junit=f"{FOLDER}/junit.xml",
             size=size,
+            mutable=f"{FOLDER}/mutable",
             access=access,
         )
         BUILD.mkdir(exist_ok=True)

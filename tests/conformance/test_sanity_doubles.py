@@ -58,7 +58,9 @@ async def folder(tmp_path: Path) -> AsyncIterator[Path]:
 
     def front(node: str, uuid: str, size: int) -> None:
         name = names.front(uuid)
-        if size:
+        if size and name in mounts.devices:
+            mounts.devices[name].size = size
+        elif size:
             mounts.add_device(name, names.dm_uuid(name), size=size)
         else:
             del mounts.devices[name]
@@ -94,7 +96,8 @@ async def folder(tmp_path: Path) -> AsyncIterator[Path]:
 @pytest.mark.parametrize("access", ["mount", "block"])
 async def test_csi_sanity_finds_no_fault(folder: Path, access: str, csi_sanity_program: Path) -> None:
     (folder / "sanity").mkdir()
-    junit = folder / "junit.xml"
+    junit, mutable = folder / "junit.xml", folder / "mutable"
+    mutable.write_text(csi_sanity.MUTABLE)
     process = await asyncio.create_subprocess_exec(
         csi_sanity_program,
         *csi_sanity.arguments(
@@ -103,6 +106,7 @@ async def test_csi_sanity_finds_no_fault(folder: Path, access: str, csi_sanity_p
             folder=f"{folder}/sanity",
             junit=str(junit),
             size=64 * MIB,
+            mutable=str(mutable),
             access=access,
         ),
         env={"PATH": os.environ["PATH"]},

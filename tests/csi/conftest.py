@@ -96,7 +96,9 @@ async def driver(kubelet_dir: Path) -> AsyncIterator[Driver]:
 
     def front(node: str, uuid: str, size: int) -> None:
         name = names.front(uuid)
-        if node == NODE and size:
+        if node == NODE and size and name in mounts.devices:
+            mounts.devices[name].size = size
+        elif node == NODE and size:
             mounts.add_device(name, names.dm_uuid(name), size=size)
         elif node == NODE:
             del mounts.devices[name]

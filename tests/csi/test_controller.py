@@ -198,7 +198,14 @@ async def test_a_volume_in_use_is_not_deleted(driver: Any) -> None:
 @pytest.mark.parametrize("value", HOSTILE)
 @pytest.mark.parametrize(
     "method",
-    ["delete_volume", "controller_publish_volume", "controller_unpublish_volume", "validate_volume_capabilities"],
+    [
+        "delete_volume",
+        "controller_publish_volume",
+        "controller_unpublish_volume",
+        "controller_expand_volume",
+        "controller_modify_volume",
+        "validate_volume_capabilities",
+    ],
 )
 async def test_a_hostile_id_never_reaches_the_api_server(driver: Any, method: str, value: str) -> None:
     before = list(driver.kube.calls)

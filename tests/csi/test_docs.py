@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from millpond_csi.attributes import MUTABLE
 from millpond_csi.parameters import PARAMETERS
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "storage-classes.md"
@@ -13,3 +14,9 @@ DOC = Path(__file__).resolve().parents[2] / "docs" / "storage-classes.md"
 def test_the_documented_parameters_are_the_known_ones() -> None:
     rows = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", DOC.read_text(), re.MULTILINE))
     assert rows == {name: parameter.help for name, parameter in PARAMETERS.items()}
+
+
+def test_the_documented_mutable_parameters_are_those_that_may_change() -> None:
+    text = DOC.read_text()
+    said = text[text.index("## What may change later") : text.index("may change while a volume is")]
+    assert tuple(re.findall(r"`([^`]+)`", said)) == MUTABLE

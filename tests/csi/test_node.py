@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from millpond_core.errors import Busy, CommandFailed, Invalid, NotFound
+from millpond_core.errors import Busy, CommandFailed, DeadlineExceeded, Invalid, NotFound
 from millpond_core.observed import Contents
-from millpond_csi.errors import NotReady, Refused
+from millpond_csi.errors import NotReady, OutOfRange, Refused
 from millpond_csi.testing import Mode, block_capability, mount_capability
 
 HOSTILE = ["..", "a/b", "a\0", "a" * 5000]
@@ -229,6 +229,107 @@ async def test_one_pods_alone_means_no_second_pod(driver: Any, volume: Any, bloc
     await driver.publish(volume, driver.context, shared, target_path=driver.target("p2"))
 
 
+# --- growing ---
+
+
+async def expand(driver: Any, required: int = 128 << 20, **fields: Any) -> Any:
+    fields = {"volume_path": driver.target(), "staging_target_path": driver.staging(), **fields}
+    return await driver.call(
+        "node_expand_volume", volume_id="pvc-1", capacity_range={"required_bytes": required}, **fields
+    )
+
+
+def grows(driver: Any) -> list[tuple[str, ...]]:
+    return [call for call in driver.mounts.calls if call[0] == "grow"]
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+async def test_a_filesystem_fills_its_device_where_it_is_mounted(driver: Any, volume: Any, fs_type: str) -> None:
+    device(driver).contents = Contents(kind="Filesystem", fs_type=fs_type, detail=fs_type)
+    capability = mount_capability(fs_type)
+    await driver.stage(volume, driver.context, capability)
+    assert grows(driver) == [], "a stage leaves it as it is"
+    await driver.publish(volume, driver.context, capability, readonly=True)
+    device(driver).size = 128 << 20
+    for _ in range(2):
+        assert (await expand(driver)).capacity_bytes == 128 << 20
+    assert grows(driver) == [("grow", "253:0", driver.staging(), fs_type)] * 2, "the pod's own mount is read-only"
+    assert device(driver).used == 128 << 20
+
+
+@pytest.mark.parametrize("path", ["staging", "target"])
+async def test_it_is_found_at_either_path(driver: Any, volume: Any, path: str) -> None:
+    """The kubelet names the pod's path, which may have gone, or the staging path alone."""
+    await driver.stage(volume, driver.context)
+    device(driver).size = 128 << 20
+    await expand(driver, volume_path=getattr(driver, path)())
+    assert device(driver).used == 128 << 20
+
+
+async def test_a_device_that_is_not_enlarged_yet_is_waited_for(driver: Any, volume: Any) -> None:
+    await driver.stage(volume, driver.context)
+    with pytest.raises(NotReady, match=f"has {64 << 20} bytes, {128 << 20} are to be: the state manager of node n1"):
+        await expand(driver)
+    assert grows(driver) == []
+
+
+async def test_raw_block_has_only_to_be_that_large(driver: Any, volume: Any) -> None:
+    await driver.stage(volume, driver.context, block_capability())
+    await driver.publish(volume, driver.context, block_capability())
+    with pytest.raises(NotReady):
+        await expand(driver, volume_capability=block_capability())
+    device(driver).size = 128 << 20
+    assert (await expand(driver, volume_capability=block_capability())).capacity_bytes == 128 << 20
+    assert grows(driver) == []
+
+
+async def test_a_filesystem_that_is_only_read_does_not_grow(driver: Any, volume: Any) -> None:
+    device(driver).contents = Contents(kind="Filesystem", fs_type="ext4", detail="ext4")
+    await driver.stage(volume, driver.context, mount_capability(mode=Mode.SINGLE_NODE_READER_ONLY))
+    with pytest.raises(Refused, match="read-only"):
+        await expand(driver, 64 << 20)
+    assert grows(driver) == []
+
+
+async def test_a_device_beyond_the_limit_is_said(driver: Any, volume: Any) -> None:
+    await driver.stage(volume, driver.context)
+    where = {"volume_path": driver.staging(), "volume_id": "pvc-1"}
+    with pytest.raises(OutOfRange, match="at most"):
+        await driver.call("node_expand_volume", **where, capacity_range={"limit_bytes": 32 << 20})
+    with pytest.raises(Invalid, match="negative"):
+        await driver.call("node_expand_volume", **where, capacity_range={"required_bytes": -1})
+    await driver.call("node_expand_volume", **where)
+
+
+async def test_what_is_not_mounted_is_not_grown(driver: Any, volume: Any) -> None:
+    for path in ("some/path", "/etc", f"{driver.root}/pods/none"):
+        with pytest.raises(NotFound, match="not published"):
+            await expand(driver, volume_path=path)
+    for fields, field in (
+        ({"volume_path": ""}, "volume_path"),
+        ({"volume_path": f"{driver.root}/../x"}, "volume_path"),
+        ({"staging_target_path": "/etc"}, "staging_target_path"),
+    ):
+        with pytest.raises(Invalid, match=field):
+            await expand(driver, **fields)
+    assert grows(driver) == []
+
+
+async def test_a_tool_that_fails_is_said_and_called_again(driver: Any, volume: Any) -> None:
+    await driver.stage(volume, driver.context)
+    device(driver).size = 128 << 20
+    driver.mounts.failures["grow"] = DeadlineExceeded("resize2fs did not end within 300 s")
+    with pytest.raises(DeadlineExceeded):
+        await expand(driver)
+    await expand(driver)
+
+
+async def test_growing_needs_no_api_server(driver: Any, volume: Any) -> None:
+    await driver.stage(volume, driver.context)
+    with driver.kube.outage():
+        await expand(driver, 64 << 20)
+
+
 # --- taking down ---
 
 
@@ -276,6 +377,7 @@ async def test_taking_down_and_stats_need_no_api_server_and_no_front(driver: Any
         "node_publish_volume",
         "node_unpublish_volume",
         "node_get_volume_stats",
+        "node_expand_volume",
     ],
 )
 async def test_a_hostile_id_touches_nothing(driver: Any, method: str, value: str) -> None:

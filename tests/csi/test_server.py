@@ -175,6 +175,37 @@ async def test_a_volume_has_one_lock_whether_it_is_called_by_its_name_or_its_id(
     await create(csi.CreateVolumeRequest(name="x" * 500), Deadline.after(1))
 
 
+async def test_a_volume_is_attached_while_a_larger_size_is_waited_for() -> None:
+    """It may wait for copies that are in sync, and they come to be so only where it is attached."""
+    locks, gate = VolumeLocks(), asyncio.Event()
+
+    async def wait(request: Any, deadline: Deadline) -> None:
+        await gate.wait()
+
+    async def answer(request: Any, deadline: Deadline) -> str:
+        return "done"
+
+    expand, attach = locks.wrap("ControllerExpandVolume", wait), locks.wrap("ControllerPublishVolume", answer)
+    first = asyncio.ensure_future(expand(csi.ControllerExpandVolumeRequest(volume_id="a"), Deadline.after(1)))
+    await asyncio.sleep(0)
+    assert await attach(csi.ControllerPublishVolumeRequest(volume_id="a"), Deadline.after(1)) == "done"
+    with pytest.raises(errors.Busy, match="ControllerExpandVolume of a is still running"):
+        await expand(csi.ControllerExpandVolumeRequest(volume_id="a"), Deadline.after(1))
+    gate.set()
+    await first
+
+
+async def test_the_plugin_says_that_volumes_grow_while_they_are_used() -> None:
+    async def ready() -> bool:
+        return True
+
+    said = await Identity(ready).get_plugin_capabilities(None, Deadline.after(1))
+    kinds = csi.PluginCapability.VolumeExpansion
+    assert [each.volume_expansion.type for each in said.capabilities if each.HasField("volume_expansion")] == [
+        kinds.ONLINE
+    ]
+
+
 async def test_the_deadline_is_a_little_before_the_callers(wire: Wire) -> None:
     await wire.delete(seconds=10)
     await wire.delete(seconds=None)

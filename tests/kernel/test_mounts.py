@@ -32,15 +32,15 @@ class Front:
         self.name = names.front(str(uuid.uuid4()))
         self.node = ""
         self.number = ""
-        self._loop = ""
+        self.loop = ""
 
     async def open(self) -> None:
         await run("modprobe", "loop")
         image = self.folder / "image"
         with image.open("wb") as file:
             file.truncate(SIZE)
-        self._loop = (await run("losetup", "--find", "--show", str(image))).decode().strip()
-        await dm.create(self.name, names.dm_uuid(self.name), f"0 {SIZE // SECTOR} linear {self._loop} 0")
+        self.loop = (await run("losetup", "--find", "--show", str(image))).decode().strip()
+        await dm.create(self.name, names.dm_uuid(self.name), f"0 {SIZE // SECTOR} linear {self.loop} 0")
         found = await mounts.device(self.name, names.dm_uuid(self.name))
         assert found is not None
         self.node, self.number = found
@@ -51,7 +51,7 @@ class Front:
                 with contextlib.suppress(MillpondError):
                     await mounts.unmount(mount.target)
         await dm.remove(self.name)
-        await run("losetup", "--detach", self._loop)
+        await run("losetup", "--detach", self.loop)
 
     def write(self, at: int, data: bytes) -> None:
         file = os.open(self.node, os.O_WRONLY | os.O_SYNC)
@@ -127,6 +127,41 @@ async def test_a_filesystem_is_made_mounted_written_and_checked(front: Front, fs
     assert Path(again, "file").read_text() == "kept"
     with pytest.raises(OSError, match="Read-only"):
         Path(again, "file").write_text("x")
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+async def test_a_mounted_filesystem_fills_a_device_that_has_grown(front: Front, fs_type: str) -> None:
+    small = 320 * MIB  # the least that mkfs.xfs takes is 300
+    await dm.swap(front.name, f"0 {small // SECTOR} linear {front.loop} 0")
+    await mounts.format(front.node, fs_type)
+    target = await front.mounted(fs_type=fs_type)
+    Path(target, "file").write_text("kept")
+    pod = f"{front.folder}/pod"
+    await mounts.make(pod, folder=True)
+    await mounts.bind(target, pod, readonly=True)
+    await mounts.grow(front.number, target, fs_type)
+    assert (await mounts.usage(target)).total_bytes < small, "nothing to do is done"
+    await dm.swap(front.name, f"0 {SIZE // SECTOR} linear {front.loop} 0")
+    assert await mounts.size(front.number) == SIZE
+    for _ in range(2):
+        await mounts.grow(front.number, target, fs_type)
+        assert small < (await mounts.usage(pod)).total_bytes < SIZE
+    assert Path(pod, "file").read_text() == "kept"
+    await mounts.unmount(pod)
+    await mounts.unmount(target)
+    await mounts.check(front.node, fs_type)
+
+
+async def test_what_is_not_mounted_is_not_grown_offline(front: Front) -> None:
+    """resize2fs wants a check first; xfs grows through its mount alone."""
+    await mounts.format(front.node, "ext4")
+    await dm.swap(front.name, f"0 {(SIZE - 40 * MIB) // SECTOR} linear {front.loop} 0")
+    with pytest.raises(CommandFailed):
+        await mounts.grow(front.number, f"{front.folder}/staging", "ext4")
+    with pytest.raises(CommandFailed):
+        await mounts.grow(front.number, f"{front.folder}/staging", "xfs")
+    with pytest.raises(NotFound):
+        await mounts.grow("250:9999", f"{front.folder}/staging", "ext4")
 
 
 async def test_xfs_is_not_made_over_something(front: Front) -> None:

@@ -22,6 +22,8 @@ class MemoryDevice:
     major_minor: str
     size: int = 64 * MIB
     contents: Contents = field(default_factory=lambda: Contents(kind="Blank"))
+    used: int = 0
+    """Bytes of it that its filesystem takes up."""
 
 
 class MemoryMounts:
@@ -59,7 +61,8 @@ class MemoryMounts:
 
     async def format(self, device: str, fs_type: str) -> None:
         self._call("format", device, fs_type)
-        self._at(device).contents = Contents(kind="Filesystem", fs_type=fs_type, detail=fs_type)
+        found = self._at(device)
+        found.contents, found.used = Contents(kind="Filesystem", fs_type=fs_type, detail=fs_type), found.size
 
     async def check(self, device: str, fs_type: str) -> None:
         self._call("check", device, fs_type)
@@ -75,6 +78,16 @@ class MemoryMounts:
         self.mounts.append(
             Mount(target=target, root="/", major_minor=found.major_minor, fs_type=fs_type, source=device, options=flags)
         )
+
+    async def grow(self, major_minor: str, target: str, fs_type: str) -> None:
+        self._call("grow", major_minor, target, fs_type)
+        shown = next((mount for mount in reversed(self.mounts) if mount.target == target), None)
+        if shown is None or (shown.major_minor, shown.fs_type) != (major_minor, fs_type):
+            raise CommandFailed(("grow", target), 1, f"is not a mounted {fs_type}")
+        if "ro" in shown.options:
+            raise CommandFailed(("grow", target), 1, "Read-only file system")
+        found = self._numbered(major_minor)
+        found.used = found.size
 
     async def bind(self, source: str, target: str, *, readonly: bool) -> None:
         self._call("bind", source, target, "ro" if readonly else "rw")
@@ -137,10 +150,7 @@ class MemoryMounts:
         return next((each.major_minor for each in self.devices.values() if each.node == node), None)
 
     async def size(self, major_minor: str) -> int:
-        found = next((each for each in self.devices.values() if each.major_minor == major_minor), None)
-        if found is None:
-            raise NotFound(f"there is no device {major_minor}")
-        return found.size
+        return self._numbered(major_minor).size
 
     # --- inside ---
 
@@ -148,6 +158,12 @@ class MemoryMounts:
         self.calls.append((verb, *arguments))
         if (failure := self.failures.pop(verb, None)) is not None:
             raise failure
+
+    def _numbered(self, major_minor: str) -> MemoryDevice:
+        found = next((each for each in self.devices.values() if each.major_minor == major_minor), None)
+        if found is None:
+            raise NotFound(f"there is no device {major_minor}")
+        return found
 
     def _at(self, node: str) -> MemoryDevice:
         found = next((each for each in self.devices.values() if each.node == node), None)

@@ -52,6 +52,7 @@ require (
 	github.com/kubernetes-csi/csi-lib-utils v0.25.0 // indirect
 	github.com/kubernetes-csi/csi-test/v5 v5.6.0 // indirect
 	github.com/kubernetes-csi/external-attacher/v4 v4.13.0 // indirect
+	github.com/kubernetes-csi/external-resizer/v2 v2.3.0 // indirect
 	github.com/kylelemons/godebug v1.1.0 // indirect
 	github.com/modern-go/concurrent v0.0.0-20180306012644-bacd9c7ef1dd // indirect
 	github.com/modern-go/reflect2 v1.0.3-0.20250322232337-35a7c28c31ee // indirect
@@ -124,3 +125,5 @@ require (
 tool github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher
 
 tool github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
+
+tool github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer

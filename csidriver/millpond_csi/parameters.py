@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 
 class Parameter(NamedTuple):
-    """One parameter: how its text is read, and one sentence for people (docs/storage-classes.md)."""
+    """One parameter: how its text is read, and one sentence for people (docs/storageclass.md)."""
 
     read: Callable[[str], Any]
     help: str

@@ -31,6 +31,7 @@ ORDER = (
     "test_drain",
     "test_balance",
     "test_expand",
+    "test_modify",
     "test_replace",
     "test_vdb",
     "test_restarts",

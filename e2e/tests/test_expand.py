@@ -1,5 +1,5 @@
-"""Claims that are made larger while their pods write: what was acknowledged stays, the filesystem fills what it got, and
-a power cut in the middle of it ends with the larger volume all the same.
+"""Claims that are made larger while their pods write: what was acknowledged stays, the filesystem fills what it got,
+and a power cut in the middle of it ends with the larger volume all the same.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ def not_there(work: Workload, size: str) -> str:
 
 def shown(work: Workload) -> int:
     """Bytes of the filesystem, or of the device, that the pod has."""
-    what = "s.f_frsize * s.f_blocks" if work.mode == "Filesystem" else "os.lseek(os.open('/dev/data', os.O_RDONLY), 0, 2)"
-    program = f"import os; s = os.statvfs('/data') if {work.mode == 'Filesystem'} else None; print({what})"
-    argv = ("exec", "-n", work.namespace, "writer", "--", "python3", "-c", program)
+    of = "s = os.statvfs('/data'); print(s.f_frsize * s.f_blocks)"
+    if work.mode == "Block":
+        of = f"print(os.lseek(os.open({work.target!r}, os.O_RDONLY), 0, os.SEEK_END))"
+    argv = ("exec", "-n", work.namespace, "writer", "--", "python3", "-c", f"import os; {of}")
     return int(work.cluster.kubectl(*argv, seconds=90))
 
 

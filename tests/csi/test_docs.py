@@ -1,4 +1,4 @@
-"""docs/storage-classes.md lists the parameters that there are, in the words of the table in the code."""
+"""docs/storageclass.md lists the parameters that there are, in the words of the table in the code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from millpond_csi.attributes import MUTABLE
 from millpond_csi.parameters import PARAMETERS
 
-DOC = Path(__file__).resolve().parents[2] / "docs" / "storage-classes.md"
+DOC = Path(__file__).resolve().parents[2] / "docs" / "storageclass.md"
 
 
 def test_the_documented_parameters_are_the_known_ones() -> None:

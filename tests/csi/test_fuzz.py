@@ -1,0 +1,117 @@
+"""Of ``make fuzz-csi`` as many requests as a tier of two minutes has room for, and that its rules can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz import plan, rules, words
+from fuzz.__main__ import summary
+from fuzz.draw import SERVED
+from fuzz.plan import Step
+from fuzz.run import LENGTH, Failure, Report, drawn, run
+
+from millpond_core.errors import Invalid
+from millpond_csi.node import NodeService
+from millpond_csi.server import snake_case
+
+SEEDS = (1, 20261128)
+COUNT = 500
+"""Of each seed."""
+
+
+@pytest.fixture(autouse=True)
+def path_of_the_fuzzer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What draws is a process of its own."""
+    here = str(Path(__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}:{here}")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_generated_requests_run_clean(seed: int) -> None:
+    report = await run(drawn(seed, 0, COUNT), 0, print)
+    print(report.table())
+    assert report.requests == COUNT
+    assert not report.failures, summary(report, seed)
+    # Else the rules have seen nothing but refusals.
+    changing = {"CreateVolume", "DeleteVolume", "ControllerPublishVolume", "NodeStageVolume", "NodePublishVolume"}
+    assert not changing & set(report.never_ok()), report.table()
+
+
+@pytest.mark.timeout(120)
+def test_a_seed_says_everything() -> None:
+    first, later = list(drawn(5, 0, 520)), list(drawn(5, 500, 20))
+    assert first[500:] == later
+    every = {(step.service, step.method) for step in first}
+    called = {(s, m.name) for s in SERVED for m in plan.SERVICES[s].methods if hasattr(SERVED[s], snake_case(m.name))}
+    assert called - every == set(), "each call that is served"
+    assert all(plan.read(step.json()) == step for step in later)
+
+
+def taken_down() -> Iterator[Step]:
+    """Sane steps."""
+    volume = words.VOLUMES[0]
+    for method in ("NodeUnpublishVolume", "NodeUnstageVolume"):
+        fields = {
+            "volume_id": volume,
+            "target_path": words.target(volume),
+            "staging_target_path": words.staging(volume),
+        }
+        known = {field.name for field in plan.SERVICES["Node"].methods_by_name[method].input_type.fields}
+        yield Step("Node", method, {k: v for k, v in fields.items() if k in known}, repeat=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        ("crash", "INTERNAL"),
+        ("outside", "remove '/"),
+        ("lost", "has changed"),
+        ("alternates", "and again"),
+        ("task", "left behind"),
+        ("mute", "without a message"),
+    ],
+)
+async def test_each_rule_can_fail(fault: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services with a fault; the fuzzer names it."""
+    right, calls, kept = NodeService.node_unpublish_volume, [0], set[Any]()
+
+    async def wrong(self: Any, request: Any, deadline: Any) -> Any:
+        calls[0] += 1
+        if fault == "crash":
+            raise KeyError("x")
+        if fault == "mute":
+            raise Invalid("")
+        if fault == "alternates" and calls[0] % 2:
+            raise Invalid("not now")
+        if fault == "outside":
+            self._mounts.calls.append(("remove", "/etc/passwd"))
+        if fault == "lost":
+            Path(self._root).with_name("outside").joinpath("file").write_text("changed")
+        if fault == "task":
+            kept.add(asyncio.ensure_future(asyncio.sleep(60)))
+        return await right(self, request, deadline)
+
+    monkeypatch.setattr(NodeService, "node_unpublish_volume", wrong)
+    report = await run(taken_down(), 0, print)
+    for task in kept:
+        task.cancel()
+    assert any(found in failure.rule for failure in report.failures), report.failures
+
+
+def test_what_a_message_may_not_be() -> None:
+    for bad in ("", " ", "a\nb", "\x1b[2J", "\u2028", "\u202e", "a" * 5000, f"the key {words.MARKER}"):
+        assert [*rules.message(bad)], bad
+    assert not [*rules.message("there is no volume 'pvc-ä' at /var/lib/kubelet")]
+    assert [*rules.logged([(10, f"key={words.MARKER}")])]
+    assert [*rules.logged([(40, "unexpected")])]
+
+
+def test_a_failure_names_the_command_that_repeats_it() -> None:
+    report = Report(requests=1, failures=[Failure(7, "Probe INTERNAL", "")])
+    assert f"make fuzz-csi SEED=3 FIRST=7 COUNT={LENGTH}" in summary(report, 3)

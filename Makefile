@@ -47,9 +47,9 @@ test-faults: generate-stubs ## A short selection of the fault suite, nodes that 
 test-conformance: generate-stubs ## csi-sanity against the driver: with doubles beneath it, and installed on a cluster
 	@$(TIERS) conformance
 
-fuzz-csi: generate-stubs ## Generated requests for the CSI driver, hostile ones and sane (SEED=1, COUNT=10000, FIRST=)
+fuzz-csi: generate-stubs ## Generated requests for the CSI driver, hostile ones and sane (SEED=1, COUNT=10000, FIRST=, SCENARIO=)
 	@PYTHONPATH=$$PYTHONPATH:tests/csi $(PY) -m fuzz --seed $(or $(SEED),1) --count $(or $(COUNT),10000) \
-		$(if $(FIRST),--first $(FIRST))
+		$(if $(FIRST),--first $(FIRST)) $(if $(SCENARIO),--scenario $(SCENARIO))
 
 e2e: generate-stubs ## Every test on a three-node cluster, failover, restarts and upgrade included (KERNEL=)
 	@$(TIERS) e2e

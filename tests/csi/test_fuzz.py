@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 from fuzz import plan, rules, words
 from fuzz.__main__ import summary
-from fuzz.draw import SERVED
+from fuzz.draw import methods
+from fuzz.overlap import Overlap
 from fuzz.plan import Step
 from fuzz.run import LENGTH, Failure, Report, drawn, run
 
 from millpond_core.errors import Invalid
+from millpond_csi.interceptors import VolumeLocks
 from millpond_csi.node import NodeService
-from millpond_csi.server import snake_case
 
 SEEDS = (1, 20261128)
 COUNT = 500
@@ -45,12 +47,17 @@ async def test_generated_requests_run_clean(seed: int) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_seed_says_everything() -> None:
-    first, later = list(drawn(5, 0, 520)), list(drawn(5, 500, 20))
-    assert first[500:] == later
-    every = {(step.service, step.method) for step in first}
-    called = {(s, m.name) for s in SERVED for m in plan.SERVICES[s].methods if hasattr(SERVED[s], snake_case(m.name))}
-    assert called - every == set(), "each call that is served"
+    first, later = list(drawn(5, 0, 110)), list(drawn(5, 100, 10))
+    assert first[100:] == later
     assert all(plan.read(step.json()) == step for step in later)
+
+
+def test_each_call_of_the_interface_is_drawn() -> None:
+    described = {(name, method.name) for name, service in plan.SERVICES.items() for method in service.methods}
+    assert set(methods()) == described
+    often = {one for one, count in Counter(methods()).items() if count > 1}
+    assert ("Controller", "CreateVolume") in often
+    assert ("Controller", "CreateSnapshot") not in often, "not served yet"
 
 
 def taken_down() -> Iterator[Step]:
@@ -102,6 +109,38 @@ async def test_each_rule_can_fail(fault: str, found: str, monkeypatch: pytest.Mo
     for task in kept:
         task.cancel()
     assert any(found in failure.rule for failure in report.failures), report.failures
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_calls_that_overlap_and_are_cut_off_come_to_their_end(seed: int) -> None:
+    overlap = Overlap(seed)
+    await overlap.run()
+    assert not overlap.faults, overlap.faults
+    assert overlap.refused_at_once, "ABORTED for the second call of a volume"
+    assert {"OK", "CANCELLED", "ABORTED"} <= overlap.codes.keys()
+    assert len(+overlap.done) >= 4, overlap.done
+
+
+async def test_two_calls_of_one_volume_at_a_time_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VolumeLocks, "wrap", lambda self, name, method: method)
+    overlap = Overlap(0)
+    await overlap.run()
+    assert any(" began while " in fault for fault in overlap.faults), overlap.faults
+
+
+async def test_what_a_cancelled_call_takes_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = NodeService.node_stage_volume
+
+    async def wrong(self: Any, request: Any, deadline: Any) -> Any:
+        try:
+            return await right(self, request, deadline)
+        finally:
+            await self.node_unstage_volume(request, deadline)
+
+    monkeypatch.setattr(NodeService, "node_stage_volume", wrong)
+    overlap = Overlap(0)
+    await overlap.run()
+    assert any("undone" in fault for fault in overlap.faults), overlap.faults
 
 
 def test_what_a_message_may_not_be() -> None:

@@ -7,7 +7,11 @@ import asyncio
 import sys
 import time
 
+from fuzz.overlap import scenarios
 from fuzz.run import LENGTH, Report, drawn, run
+
+REQUESTS_BY_SCENARIO = 500
+"""After so many requests one scenario of overlapping calls more."""
 
 
 def main() -> int:
@@ -16,15 +20,25 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10_000, help="requests")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, metavar="N", help="begin with the seed's N-th sequence, from 0")
+    parser.add_argument("--scenario", type=int, metavar="SEED", help="this one of the overlapping calls, alone")
     given = parser.parse_args()
+    if given.scenario is not None:
+        faults = asyncio.run(scenarios([given.scenario], print))
+        print("\n".join(faults))
+        return 1 if faults else 0
     print(f"seed {given.seed}: {given.count} requests from sequence {given.first} on", flush=True)
     began = time.monotonic()
     steps = drawn(given.seed, given.first * LENGTH, given.count)
     report = asyncio.run(run(steps, given.first, lambda line: print(f"  {line}", flush=True)))
     print(report.table())
     print(summary(report, given.seed))
+    faults = []
+    if not given.first:
+        seeds = range(given.seed * 1000, given.seed * 1000 + given.count // REQUESTS_BY_SCENARIO)
+        faults = asyncio.run(scenarios(seeds, print))
+        print("\n".join(faults[:20]))
     print(f"{time.monotonic() - began:.0f} s")
-    return 1 if report.failures or not report.requests else 0
+    return 1 if report.failures or faults or not report.requests else 0
 
 
 def summary(report: Report, seed: int) -> str:

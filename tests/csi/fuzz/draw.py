@@ -24,7 +24,7 @@ from millpond_csi.node import NodeService
 from millpond_csi.server import snake_case
 from millpond_csi.stubs import csi
 
-BLOCK = 500
+BLOCK = 100
 """Steps with one seed."""
 
 SERVED = {"Identity": Identity, "Controller": ControllerService, "Node": NodeService}

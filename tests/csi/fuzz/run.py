@@ -94,6 +94,31 @@ def prelude(number: int) -> list[Step]:
     return every[: number % 7]
 
 
+async def send(world: World, step: Step, request: Any) -> Answer:
+    """Send it, cut off where the step says so."""
+    kind = message_factory.GetMessageClass(step.descriptor.output_type)
+    channel = world.channels[step.service]
+    method = channel.unary_unary(step.path, request_serializer=bytes, response_deserializer=kind.FromString)
+    began = time.monotonic()
+    call = method(plan.wire(step, request), timeout=step.seconds)
+    if step.cut >= 0:
+        asyncio.get_running_loop().call_later(step.cut, call.cancel)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            response = await call
+            return Answer("OK", "", response, time.monotonic() - began)
+    except grpc.aio.AioRpcError as error:
+        details, code = error.details() or "", error.code().name
+        local = code == "DEADLINE_EXCEEDED" and details == "Deadline Exceeded"
+        return Answer(code, details, None, time.monotonic() - began, not local)
+    except asyncio.CancelledError:
+        if not call.cancelled():
+            raise
+        return Answer("CANCELLED", "", None, time.monotonic() - began, False)
+    except TimeoutError:
+        return Answer("HANG", "", None, time.monotonic() - began, False)
+
+
 class Sender:
     """One sequence in its world."""
 
@@ -126,27 +151,7 @@ class Sender:
             self._report.failures.append(Failure(self._number, f"{step.method} {fault}", f"{how} {text[:2000]}"))
 
     async def send(self, step: Step, request: Any) -> Answer:
-        kind = message_factory.GetMessageClass(step.descriptor.output_type)
-        channel = self._world.channels[step.service]
-        method = channel.unary_unary(step.path, request_serializer=bytes, response_deserializer=kind.FromString)
-        began = time.monotonic()
-        call = method(plan.wire(step, request), timeout=step.seconds)
-        if step.cut >= 0:
-            asyncio.get_running_loop().call_later(step.cut, call.cancel)
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                response = await call
-                return Answer("OK", "", response, time.monotonic() - began)
-        except grpc.aio.AioRpcError as error:
-            details, code = error.details() or "", error.code().name
-            local = code == "DEADLINE_EXCEEDED" and details == "Deadline Exceeded"
-            return Answer(code, details, None, time.monotonic() - began, not local)
-        except asyncio.CancelledError:
-            if not call.cancelled():
-                raise
-            return Answer("CANCELLED", "", None, time.monotonic() - began, False)
-        except TimeoutError:
-            return Answer("HANG", "", None, time.monotonic() - began, False)
+        return await send(self._world, step, request)
 
     async def _probe(self, step: Step) -> list[str]:
         probe = Step("Identity", "Probe", {}, 5.0)

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
@@ -19,6 +20,7 @@ from millpond_adapters.mounts import NodeMounts
 from millpond_core import names
 from millpond_core.errors import CommandFailed, NotFound
 from millpond_core.model import ObjectMeta, StorageNode, VirtualVolume
+from millpond_core.observed import Contents
 from millpond_core.testing.kube import MemoryKube, _key, _typed
 from millpond_core.testing.mounts import MemoryMounts
 from millpond_csi.controller import ControllerService
@@ -81,11 +83,17 @@ class Records(logging.Handler):
 class World:
     """In ``folder``, which is empty before; ``real``: the kubelet's folder is looked at, or all of it is in memory.
 
-    ``kube`` and ``mounts``: other doubles than the plain ones.
+    ``kube`` and ``mounts``: other doubles than the plain ones. ``around``: what is served instead of a service.
     """
 
     def __init__(
-        self, folder: Path, *, real: bool, kube: MemoryKube | None = None, mounts: MemoryMounts | None = None
+        self,
+        folder: Path,
+        *,
+        real: bool,
+        kube: MemoryKube | None = None,
+        mounts: MemoryMounts | None = None,
+        around: Callable[[Any], Any] = lambda service: service,
     ) -> None:
         self.root, self.outside, self.real = folder / "kubelet", folder / "outside", real
         self.kube = kube or MemoryKube()
@@ -96,31 +104,49 @@ class World:
             self.kube.seed(StorageNode(metadata=ObjectMeta(name=name)))
         self._plant()
         self.before = snapshot(self.outside)
+        self._around, self._folder = around, folder
+        self._contents: dict[str, Contents] = {}
+        self._serve()
+        self.channels: dict[str, Any] = {}
+        self._master = ScriptedMaster(self.kube, words.NODE, room=ROOM, front=self._front)
+        self._running: asyncio.Task[None] | None = None
+
+    def _serve(self) -> None:
+        """Services that know nothing yet, as after the start of their processes."""
         kinds = csi.DESCRIPTOR.services_by_name
         self.services: dict[str, object] = {
             "Identity": Identity(self._ready),
             "Controller": ControllerService(self.kube, new_uuid=self._uuid),
             "Node": NodeService(self.mounts, words.NODE, str(self.root), FormatMarks(self.formats)),
         }
+        self.services = {name: self._around(service) for name, service in self.services.items()}
         sockets = {
-            "Controller": folder / "controller.sock",
+            "Controller": self._folder / "controller.sock",
             "Node": self.root / "plugins" / names.DRIVER / "csi.sock",
         }
         self.servers = {
             name: Server(at, [(kinds[each], self.services[each]) for each in ("Identity", name)])
             for name, at in sockets.items()
         }
-        self.channels: dict[str, Any] = {}
-        self._master = ScriptedMaster(self.kube, words.NODE, room=ROOM, front=self._front)
-        self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._running = asyncio.ensure_future(self._master.run())
+        if self._running is None:
+            self._running = asyncio.ensure_future(self._master.run())
         for name, server in self.servers.items():
             await server.start()
             options = [("grpc.use_local_subchannel_pool", 1)]
             self.channels[name] = grpc.aio.insecure_channel(f"unix:{server.socket}", options=options)
         self.channels["Identity"] = self.channels["Controller"]
+
+    async def kill(self) -> None:
+        """Both processes end where they are, half-way through whatever they do, and others start."""
+        for name, server in self.servers.items():
+            await self.channels[name].close()
+            for _, task in server._locks._running.values():
+                task.cancel()
+            await server.stop(0)
+        self._serve()
+        await self.start()
 
     async def stop(self) -> None:
         """Raises what the master failed with, if it did."""
@@ -167,9 +193,10 @@ class World:
     def _front(self, node: str, uuid: str, size: int) -> None:
         name = names.front(uuid)
         if node == words.NODE and size:
-            self.mounts.add_device(name, names.dm_uuid(name), size=size)
-        elif node == words.NODE:
-            self.mounts.devices.pop(name, None)
+            device = self.mounts.add_device(name, names.dm_uuid(name), size=size)
+            device.contents = self._contents.get(name, device.contents)
+        elif node == words.NODE and (gone := self.mounts.devices.pop(name, None)) is not None:
+            self._contents[name] = gone.contents
 
     def _plant(self) -> None:
         for folder in (self.root / "plugins" / names.DRIVER, self.root / "pods" / "kept", self.outside / "empty"):

@@ -48,7 +48,7 @@ test-conformance: generate-stubs ## csi-sanity against the driver: with doubles 
 	@$(TIERS) conformance
 
 fuzz-csi: generate-stubs ## Generated requests for the CSI driver, hostile ones and sane (SEED=1, COUNT=10000, FIRST=, SCENARIO=)
-	@PYTHONPATH=$$PYTHONPATH:tests/csi $(PY) -m fuzz --seed $(or $(SEED),1) --count $(or $(COUNT),10000) \
+	@GRPC_VERBOSITY=NONE PYTHONPATH=$$PYTHONPATH:tests/csi $(PY) -m fuzz --seed $(or $(SEED),1) --count $(or $(COUNT),10000) \
 		$(if $(FIRST),--first $(FIRST)) $(if $(SCENARIO),--scenario $(SCENARIO))
 
 e2e: generate-stubs ## Every test on a three-node cluster, failover, restarts and upgrade included (KERNEL=)

@@ -21,7 +21,7 @@ import grpc.aio
 from fuzz import plan, rules, words
 from fuzz.plan import Step
 from fuzz.run import send
-from fuzz.world import FolderMounts, World
+from fuzz.world import FolderMounts, Records, World
 from millpond_core.model import VirtualVolume
 from millpond_core.model.meta import Wire
 from millpond_core.observed import Contents
@@ -178,36 +178,41 @@ class Overlap:
             mounts=self._mounts,
             around=lambda service: Watched(service, self.faults, running),
         )
+        records = Records()
         await self._world.start()
         try:
-            await self._phase(UP, MEANT | OUT_OF_ORDER)
-            self._nothing_undone()
-            await self._again(UP)
-            self._published_once()
-            await self._phase((*UP, *DOWN), MEANT | OUT_OF_ORDER)
-            await self._again(DOWN)
-            self._nothing_left()
-            await self._again(UP)
-            self._published_once()
-            await self._phase(DOWN, MEANT | OUT_OF_ORDER)
-            await self._again(DOWN)
-            self._nothing_left()
-            self.faults += rules.touched(self._world, self._mounts.calls)
+            with records.kept():
+                await self._phases()
+            self.faults += [*rules.touched(self._world, self._mounts.calls), *rules.logged(records.taken())]
         finally:
             await self._world.stop()
             shutil.rmtree(folder)
 
-    async def _phase(self, methods: Sequence[str], allowed: set[str]) -> None:
+    async def _phases(self) -> None:
+        await self._phase(UP)
+        self._nothing_undone()
+        await self._again(UP)
+        self._published_once()
+        await self._phase((*UP, *DOWN))
+        await self._again(DOWN)
+        self._nothing_left()
+        await self._again(UP)
+        self._published_once()
+        await self._phase(DOWN)
+        await self._again(DOWN)
+        self._nothing_left()
+
+    async def _phase(self, methods: Sequence[str]) -> None:
         """Many calls at about the same time. In the midst of it the processes may be killed."""
         killed = self._random.random() < 0.5
-        calls = [asyncio.ensure_future(self._one(methods, allowed)) for _ in range(CALLS)]
+        calls = [asyncio.ensure_future(self._one(methods)) for _ in range(CALLS)]
         if killed:
             await asyncio.sleep(self._random.uniform(0, 0.4))
             await self._world.kill()
         await asyncio.gather(*calls)
         await self._world.settle()
 
-    async def _one(self, methods: Sequence[str], allowed: set[str]) -> None:
+    async def _one(self, methods: Sequence[str]) -> None:
         random = self._random
         method = random.choice(methods)
         one = step(method, random.choice(VOLUMES), random.choice((0.02, 0.5, 0.5, 0.5)))
@@ -222,7 +227,7 @@ class Overlap:
         self.codes[answer.code] += 1
         self.done[one.method] += answer.code == "OK"
         self.refused_at_once += "is still running" in answer.details
-        if answer.code not in allowed:
+        if answer.code not in MEANT | OUT_OF_ORDER:
             self.faults.append(f"{one.method}: {answer.code} {answer.details}")
 
     async def _again(self, methods: Sequence[str]) -> None:

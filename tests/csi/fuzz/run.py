@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 import subprocess
 import sys
@@ -22,12 +21,15 @@ from google.protobuf import message_factory, text_format
 from fuzz import plan, rules, words
 from fuzz.plan import Step
 from fuzz.rules import Answer
-from fuzz.world import Records, World
+from fuzz.world import TROUBLES, Records, World
 from millpond_core.errors import MillpondError
 from millpond_csi.validation import name_to_id
 
 LENGTH = 20
 """Steps in a sequence. Each begins in a new world."""
+
+TROUBLED = 8
+"""Each so many-th sequence goes on in a world with which something is wrong: calls wait in vain."""
 
 PATIENCE_SECONDS = 30.0
 """After which a call that does not come back is a hang."""
@@ -178,6 +180,8 @@ async def sequence(number: int, steps: Iterable[Step], records: Records, report:
         one = Sender(number, world, records, report)
         for step in prelude(number):
             await one.step(step, counted=False)
+        if number % TROUBLED == TROUBLED - 1:
+            world.trouble(TROUBLES[number // TROUBLED % len(TROUBLES)])
         for step in steps:
             await one.step(step)
         await world.settle()
@@ -196,12 +200,9 @@ async def sequence(number: int, steps: Iterable[Step], records: Records, report:
 
 async def run(steps: Iterable[Step], first: int, tell: Tell) -> Report:
     """All steps in sequences from number ``first`` on."""
-    report, records, root = Report(), Records(), logging.getLogger()
-    level = root.level
-    root.addHandler(records)
-    root.setLevel(logging.DEBUG)
+    report, records = Report(), Records()
     number, waiting, began, told = first, list[Step](), time.monotonic(), 0
-    try:
+    with records.kept():
         for step in steps:
             waiting.append(step)
             if len(waiting) == LENGTH:
@@ -212,7 +213,4 @@ async def run(steps: Iterable[Step], first: int, tell: Tell) -> Report:
                     tell(f"{told} requests, {len(report.failures)} failures, {time.monotonic() - began:.0f} s")
         if waiting:
             await sequence(number, waiting, records, report)
-    finally:
-        root.removeHandler(records)
-        root.setLevel(level)
     return report

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
@@ -30,6 +30,9 @@ from millpond_csi.node import NodeService
 from millpond_csi.server import Server
 from millpond_csi.stubs import csi
 from millpond_csi.testing import ScriptedMaster
+
+TROUBLES = ("outage", "allocate", "attach", "detach", "release")
+"""What may be wrong with the rest of the world: see ``World.trouble``."""
 
 ROOM = 1 << 40
 """Bytes of the largest volume that the master places."""
@@ -75,6 +78,19 @@ class Records(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self._lines.append((record.levelno, self.format(record)))
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Everything that is logged meanwhile, at any level."""
+        root = logging.getLogger()
+        level = root.level
+        root.addHandler(self)
+        root.setLevel(logging.DEBUG)
+        try:
+            yield
+        finally:
+            root.removeHandler(self)
+            root.setLevel(level)
+
     def taken(self) -> list[tuple[int, str]]:
         lines, self._lines = self._lines, []
         return lines
@@ -105,6 +121,7 @@ class World:
         self._plant()
         self.before = snapshot(self.outside)
         self._around, self._folder = around, folder
+        self._out = contextlib.ExitStack()
         self._contents: dict[str, Contents] = {}
         self._serve()
         self.channels: dict[str, Any] = {}
@@ -138,6 +155,13 @@ class World:
             self.channels[name] = grpc.aio.insecure_channel(f"unix:{server.socket}", options=options)
         self.channels["Identity"] = self.channels["Controller"]
 
+    def trouble(self, kind: str) -> None:
+        """From now on the API server is out ("outage"), or the master does no more of one thing; empty: all is well."""
+        if kind == "outage":
+            self._out.enter_context(self.kube.outage())
+        elif kind:
+            self._master.stuck.add(kind)
+
     async def kill(self) -> None:
         """Both processes end where they are, half-way through whatever they do, and others start."""
         for name, server in self.servers.items():
@@ -154,6 +178,7 @@ class World:
             await self.channels[name].close()
         for server in self.servers.values():
             await server.stop(0)
+        self._out.close()
         assert self._running is not None
         if not self._running.done():
             self._running.cancel()

@@ -215,10 +215,13 @@ class Overlap:
     async def _one(self, methods: Sequence[str]) -> None:
         random = self._random
         method = random.choice(methods)
-        one = step(method, random.choice(VOLUMES), random.choice((0.02, 0.5, 0.5, 0.5)))
+        name = random.choice(VOLUMES)
+        one = step(method, name, random.choice((0.02, 0.5, 0.5, 0.5)))
         one.cut = random.choice((-1.0, -1.0, random.uniform(0, 0.02)))
         # Roughly in order, or nothing would ever get far.
         await asyncio.sleep(random.uniform(0, 0.15) + 0.06 * methods.index(method))
+        if "publish_context" in one.fields and self._world.meaning("epoch", name_to_id(name)) == "0":
+            return  # nobody has a publish context before the volume is attached
         try:
             answer = await send(self._world, one, plan.message(one, self._world.meaning))
         except (asyncio.CancelledError, grpc.aio.UsageError):  # its channel was closed

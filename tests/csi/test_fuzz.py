@@ -147,6 +147,8 @@ def test_what_a_message_may_not_be() -> None:
     assert not [*rules.message("there is no volume 'pvc-ä' at /var/lib/kubelet")]
     assert [*rules.logged([(10, f"key={words.MARKER}")])]
     assert [*rules.logged([(40, "unexpected")])]
+    assert [*rules.logged([(40, f"{rules.CALLER_GONE} {words.MARKER}")])]
+    assert not [*rules.logged([(40, rules.CALLER_GONE)])]
 
 
 def test_a_failure_names_the_command_that_repeats_it() -> None:

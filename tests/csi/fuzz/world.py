@@ -166,9 +166,12 @@ class World:
         """Both processes end where they are, half-way through whatever they do, and others start."""
         for name, server in self.servers.items():
             await self.channels[name].close()
-            for _, task in server._locks._running.values():
-                task.cancel()
             await server.stop(0)
+            # Then: until the server has stopped, calls still come in.
+            tasks = [task for _, task in server._locks._running.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         self._serve()
         await self.start()
 

@@ -16,10 +16,19 @@ from millpond_csi.validation import FS_TYPES
 Value = TypeVar("Value")
 
 
-class Parameter(NamedTuple):
-    """One parameter: how its text is read, and one sentence for people (docs/storageclass.md)."""
+class Values(NamedTuple):
+    """What a parameter can be, for people, and how its text is read: ValueError says what it must be."""
 
+    told: str
     read: Callable[[str], Any]
+
+
+class Parameter(NamedTuple):
+    """One parameter, as docs/storageclass.md lists it."""
+
+    values: Values
+    default: str
+    """Empty: none."""
     help: str
     mutable: tuple[str, ...] = ()
     """Where it stands in the volume's spec, of one that may change later (attributes.py); empty: it may not."""
@@ -41,31 +50,31 @@ class VolumeClass:
     """``namespace/name`` of the claim, empty when the provisioner does not tell."""
 
 
-def _integer(low: int, high: int) -> Callable[[str], int]:
+def _integer(low: int, high: int) -> Values:
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
             raise ValueError(f"must be a whole number from {low} to {high}")
         return int(text)
 
-    return read
+    return Values(f"{low} to {high}", read)
 
 
-def _one_of(*values: str) -> Callable[[str], str]:
+def _one_of(*values: str) -> Values:
     def read(text: str) -> str:
         if text not in values:
             raise ValueError(f"must be {' or '.join(values)}")
         return text
 
-    return read
+    return Values(", ".join(values), read)
 
 
-def _matching(pattern: str, what: str) -> Callable[[str], str]:
+def _matching(pattern: str, what: str) -> Values:
     def read(text: str) -> str:
         if len(text) > 317 or re.fullmatch(pattern, text) is None:
             raise ValueError(f"must be {what}")
         return text
 
-    return read
+    return Values(what, read)
 
 
 def _stripe_size(text: str) -> int:
@@ -86,40 +95,52 @@ def _selector(text: str) -> dict[str, str]:
 
 
 PARAMETERS: dict[str, Parameter] = {
-    "pool": Parameter(_matching(POOL_PATTERN, "the name of a pool"), "Devices of this pool (default)."),
-    "copies": Parameter(_integer(1, 4), "Legs, each a full copy on a node of its own (1).", ("layout", "copies")),
-    "stripes": Parameter(_integer(1, 16), "Devices of one node that a leg is striped over (1)."),
-    "stripeSize": Parameter(_stripe_size, "Bytes in one stripe, a power of two from 4Ki to 4Mi (64Ki)."),
+    "pool": Parameter(_matching(POOL_PATTERN, "the name of a pool"), "default", "Devices of this pool alone."),
+    "copies": Parameter(_integer(1, 4), "1", "Legs, each a full copy on a node of its own.", ("layout", "copies")),
+    "stripes": Parameter(_integer(1, 16), "1", "Devices of one node that a leg is striped over."),
+    "stripeSize": Parameter(Values("a power of two from 4Ki to 4Mi", _stripe_size), "64Ki", "Bytes in one stripe."),
     "access": Parameter(
-        _one_of("Any", "LegNodes"), "Any: pods run on every node; LegNodes: only where a leg lies at first (Any)."
+        _one_of("Any", "LegNodes"), "Any", "Any: pods run on every node; LegNodes: only where a leg lies at first."
     ),
-    "nodeSelector": Parameter(_selector, "Legs only on nodes with these labels, such as disk=fast,zone=a."),
+    "nodeSelector": Parameter(
+        Values("labels such as disk=fast,zone=a", _selector), "", "Legs only on nodes with all of these labels."
+    ),
     "spreadTopology": Parameter(
         _matching(LABEL_KEY_PATTERN, "the key of a node label"),
-        "No two legs share a value of this node label (kubernetes.io/hostname).",
+        "kubernetes.io/hostname",
+        "No two legs share a value of this node label.",
     ),
     "holdSeconds": Parameter(
         _integer(0, 600),
-        "Seconds for which writes wait for an unreachable leg (10).",
+        "10",
+        "Seconds for which writes wait for an unreachable leg.",
         ("onFailure", "holdSeconds"),
     ),
     "gracePeriodSeconds": Parameter(
         _integer(0, 86400),
-        "Seconds for which a lost leg may come back before a spare replaces it (60).",
+        "60",
+        "Seconds for which a lost leg may come back before a spare replaces it.",
         ("onFailure", "gracePeriodSeconds"),
     ),
     "unrecorded": Parameter(
         _one_of("Hold", "Fail"),
-        "Whether writes wait while a loss cannot be recorded, or fail after a minute (Hold).",
+        "Hold",
+        "Whether writes wait while a loss cannot be recorded, or fail after a minute.",
         ("onFailure", "unrecorded"),
     ),
-    "minInSync": Parameter(_integer(1, 4), "Below so many legs in sync, I/O holds (1).", ("onFailure", "minInSync")),
+    "minInSync": Parameter(
+        _integer(1, 4),
+        "1",
+        "Below so many legs in sync, reads and writes wait; not more than copies.",
+        ("onFailure", "minInSync"),
+    ),
     "maxRebuildRate": Parameter(
         _integer(0, 999_999_999),
-        "Ceiling of a rebuild in KiB/s; 0: the kernel's own (0).",
+        "0",
+        "Ceiling of a rebuild in KiB/s; 0: the kernel's own.",
         ("rebuild", "maxRate"),
     ),
-    "csi.storage.k8s.io/fstype": Parameter(_one_of(*FS_TYPES), "Filesystem of volumes that are mounted (ext4)."),
+    "csi.storage.k8s.io/fstype": Parameter(_one_of(*FS_TYPES), "ext4", "Filesystem of volumes that are mounted."),
 }
 
 CLAIM_NAMESPACE = "csi.storage.k8s.io/pvc/namespace"
@@ -175,7 +196,7 @@ def volume_class(parameters: Mapping[str, str]) -> VolumeClass:
 def read(name: str, text: str, whose: str = "StorageClass") -> Any:
     """The value of a known parameter. Invalid names it and says what it may be."""
     try:
-        return PARAMETERS[name].read(text)
+        return PARAMETERS[name].values.read(text)
     except ValueError as error:
         raise Invalid(f"{whose} parameter {name} is {text[:63]!r}: {error}") from error
 

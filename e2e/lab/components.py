@@ -19,7 +19,7 @@ KUBERNETES = ("kubernetes", "kubernetes-e2e")
 class Program:
     """One program: the group whose ``go.mod`` pins it, its package, and the seconds a first build usually takes.
 
-    ``test``: it is the package's tests, compiled.
+    A package of our own lies in the group's folder (``./name``). ``test``: it is the package's tests, compiled.
     """
 
     group: str
@@ -51,6 +51,7 @@ PROGRAMS = {
     "e2e.test": Program("kubernetes-e2e", "k8s.io/kubernetes/test/e2e", 500, test=True),
     "agnhost": Program("kubernetes-e2e", "k8s.io/kubernetes/test/images/agnhost", 40),
     "ginkgo": Program("kubernetes-e2e", "github.com/onsi/ginkgo/v2/ginkgo", 15),
+    "bastion": Program("kubernetes-e2e", "./bastion", 5),
 }
 
 
@@ -59,7 +60,8 @@ def ensure(name: str) -> Path:
     program = PROGRAMS[name]
     group = paths.COMPONENTS / program.group
     flags = _flags(program.group)
-    key = cache.key(name, group / "go.mod", group / "go.sum", *flags, ".".join(map(str, golang.NEEDED)))
+    ours = [group / program.package] if program.package.startswith("./") else []
+    key = cache.key(name, group / "go.mod", group / "go.sum", *ours, *flags, ".".join(map(str, golang.NEEDED)))
 
     def build(scratch: Path) -> None:
         log = paths.logs() / f"build-{name}.log"

@@ -26,13 +26,16 @@ KERNELS = ("6.1", "6.12")
 SIDE_BY_SIDE = 2
 """Of the runs that are mostly one process or one guest; the cluster's three guests need the machine for themselves."""
 TELL_SECONDS = 60.0
-UNIT_FOLDERS = ("repo", "core", "adapters", "node", "operator", "csi", "cli", "chart", "lab", "demo", "faults", "bench")
-UNIT_FOLDERS += ("external",)
+# fmt: off
+UNIT_FOLDERS = (
+    "repo", "core", "adapters", "node", "operator", "csi", "cli", "chart", "lab", "demo", "faults", "external", "bench",
+)
+# fmt: on
 E2E = ("e2e/tests/test_install.py", "e2e/tests/test_bad_input.py", "e2e/tests/test_main_job.py")
 CONFORMANCE = ("tests/conformance/test_interface.py", "tests/conformance/test_sanity_doubles.py")
 PLANE = ("etcd", "kube-apiserver", "kubectl")
 SANITY = ("csi-sanity",)
-EXTERNAL = ("e2e.test", "ginkgo", "agnhost")
+EXTERNAL = ("e2e.test", "ginkgo", "agnhost", "bastion")
 
 
 @dataclass(frozen=True)

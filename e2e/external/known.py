@@ -54,7 +54,6 @@ SKIPPED = (
     Known(r"support topology", "part `legs` runs these, with a class of access LegNodes", "topology"),
     Known(r"publish storage capacity", "part `legs` runs these, on a chart that publishes it", "capacity"),
     Known(r"performance test options", "how fast is measured by `bench`, not by these"),
-    Known(r"No SSH Key", "the kubelet is stopped over SSH, which the lab's nodes do not have"),
     # --- by what the tests themselves are not for
     Known(r"[Bb]lock volumes (do not|cannot|is not)", "not for raw block"),
     Known(r"read only raw block volumes", "not for raw block"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,8 @@ from external import known
 from external.parts import Part
 
 _IT = "[It] "
+_TAGS = re.compile(r"(\[[^]]*\] )*")
+"""Before the suite's name: ``[Slow] ``."""
 _SKIPPED = "skipped - "
 """Before a test's own message. Without one it was not chosen."""
 
@@ -98,4 +101,4 @@ def suite(name: str) -> str:
     """The suite and the kind of volume of a test: ``subPath, Dynamic PV (default fs)``."""
     _, _, rest = name.partition("[Testpattern: ")
     pattern, _, words = rest.partition("] ")
-    return f"{words.split(' ')[0]}, {pattern}"
+    return f"{_TAGS.sub('', words, count=1).split(' ')[0]}, {pattern}"

@@ -26,6 +26,7 @@ class Part:
     skip: tuple[str, ...] = ()
     legs: bool = False
     """With the class whose volumes are reached where their legs lie, on a chart that publishes capacity."""
+    at_once: int = AT_ONCE
 
     @property
     def capabilities(self) -> Mapping[str, bool]:
@@ -45,9 +46,12 @@ class Part:
         return matches and not any(re.search(pattern, name) for pattern in self.skips())
 
 
+_DISRUPTIVE = r"\[Disruptive\]"
+"""Kubelets are stopped: nothing else may run beside these."""
 _LEGS = (r"\] topology ", r"\] capacity ")
 WHOLE = (
-    Part("any", 300, ("",)),
+    Part("any", 300, ("",), skip=(_DISRUPTIVE,)),
+    Part("disruptive", 90, (_DISRUPTIVE,), at_once=1),
     Part("legs", 40, _LEGS, legs=True),
 )
 """Every test of what the driver can do."""

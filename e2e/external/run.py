@@ -13,7 +13,8 @@ from demo import install
 from demo.cluster import Cluster
 from demo.session import Session, lab_images, of
 from external import definition, images, outcome
-from external.parts import AT_ONCE, GRACE_SECONDS, Part
+from external.bastion import bastion
+from external.parts import GRACE_SECONDS, Part
 from lab import cluster as lab_cluster
 from lab import components
 from lab import images as lab_archives
@@ -60,7 +61,7 @@ def prepare(session: Session, part: Part) -> None:
     install.ready(session.cluster)
 
 
-def make(cluster: Cluster, part: Part, folder: Path) -> outcome.Outcome:
+def make(session: Session, part: Part, folder: Path) -> outcome.Outcome:
     """Run the part's tests against a cluster that is prepared; what it says and its JUnit file come into ``folder``.
 
     LabError when it wrote no such file, or failed without a test that did.
@@ -68,11 +69,13 @@ def make(cluster: Cluster, part: Part, folder: Path) -> outcome.Outcome:
     junit, log = folder / f"junit-{part.name}.xml", folder / f"{part.name}.log"
     for left in (junit, log):
         left.unlink(missing_ok=True)
-    argv = arguments(cluster, part, folder, junit)
+    argv = arguments(session.cluster, part, folder, junit)
     trouble: LabError | None = None
-    with step(f"Running part {part.name} (follow it in {log})", usually=part.minutes * 60):
+    told = f"Running part {part.name} (follow it in {log})"
+    with step(told, usually=part.minutes * 60), bastion(session.lab, folder) as reach:
+        env = reach | images.registries(folder)
         try:
-            run(isolated(argv), seconds=part.minutes * 60 + GRACE_SECONDS, log=log, env=images.registries(folder))
+            run(isolated(argv), seconds=part.minutes * 60 + GRACE_SECONDS, log=log, env=env)
         except LabError as error:
             trouble = error  # a test that fails does that, and is told of in the file
     if not junit.exists():
@@ -90,7 +93,7 @@ def arguments(cluster: Cluster, part: Part, folder: Path, junit: Path, *, dry: b
     options = [f"--focus={pattern}" for pattern in part.focuses()] + [f"--skip={pattern}" for pattern in part.skips()]
     options += [f"--timeout={part.minutes:g}m", f"--junit-report={junit.name}", f"--output-dir={junit.parent}"]
     # A dry run is a matter of seconds, and cannot be spread.
-    options += ["--dry-run"] if dry else [f"--procs={AT_ONCE}", "--grace-period=5m"]
+    options += ["--dry-run"] if dry else [f"--procs={part.at_once}", "--grace-period=5m"]
     own = [
         f"--kubeconfig={cluster.kubeconfig}",
         f"--kubectl-path={cluster.kubectl_program}",
@@ -98,7 +101,16 @@ def arguments(cluster: Cluster, part: Part, folder: Path, junit: Path, *, dry: b
         f"--storage.testdriver={driver}",
         f"--e2e-output-dir={folder}",
     ]
-    return [components.ensure("ginkgo"), "-v", "--no-color", *options, components.ensure("e2e.test"), "--", *own]
+    return [
+        components.ensure("ginkgo"),
+        "-v",
+        "--no-color",
+        "--silence-skips",
+        *options,
+        components.ensure("e2e.test"),
+        "--",
+        *own,
+    ]
 
 
 def left(cluster: Cluster) -> str:
@@ -120,7 +132,7 @@ def all_parts(session: Session, parts: Sequence[Part], folder: Path) -> list[out
     found = []
     for part in parts:
         prepare(session, part)
-        found.append(make(session.cluster, part, folder))
+        found.append(make(session, part, folder))
         say(outcome.summary(found[-1:]))
         everything_went(session.cluster)
     return found

@@ -20,7 +20,7 @@ POPULATED = (
     "should provision storage with any volume data source [Serial]"
 )
 OTHER = "[sig-storage] Projected secret should be consumable"
-ANY, LEGS = WHOLE
+ANY, DISRUPTIVE, LEGS = WHOLE
 
 
 def case(name: str, status: str = "passed", message: str = "", *, kind: str = "[It] ") -> str:
@@ -99,6 +99,8 @@ def test_parts_choose_by_name() -> None:
     assert not ANY.chosen(POPULATED)
     assert not ANY.chosen(OTHER)
     assert LEGS.chosen(TOPOLOGY)
+    assert DISRUPTIVE.chosen(f"{STORES} [Disruptive]")
+    assert not ANY.chosen(f"{STORES} [Disruptive]")
     assert not LEGS.chosen(STORES)
     assert SELECTION[0].chosen(STORES)
     assert not SELECTION[0].chosen(GROWS)
@@ -127,7 +129,6 @@ def test_every_reason_is_one_of_ours_and_every_lack_a_capability() -> None:
         ('Driver "x" does not support volume type "PreprovisionedPV" - skipping', ""),
         ('Driver "x" does not support volume type "CSIInlineVolume" - skipping', ""),
         ("Driver x doesn't support ext3 -- skipping", ""),
-        ("No SSH Key for provider skeleton: 'error reading SSH key'", ""),
         ("raw block volumes cannot be read-only", ""),
         ("Filesystem volume case should be covered by block volume case -- skipping", ""),
     ],
@@ -155,12 +156,18 @@ def test_messages_of_the_suite_are_known(message: str, lacks: str) -> None:
         "Driver x doesn't support xfs -- skipping",
         "Driver x doesn't specify stress test options -- skipping",
         "Not enough topologies in cluster -- skipping",
+        "No SSH Key for provider skeleton: 'error reading SSH key'",
         "Driver x doesn't support Block -- skipping",
         "this driver does not support multiple PVs with the same volumeHandle",
     ],
 )
 def test_what_we_can_do_is_never_skipped(message: str) -> None:
     assert known.skipped(message) is None
+
+
+def test_a_suite_s_name_comes_after_its_tags() -> None:
+    slow = f"{DRIVER} [Testpattern: Dynamic PV (xfs)] [Slow] volume-expand should resize volume"
+    assert outcome.suite(slow) == "volume-expand, Dynamic PV (xfs)"
 
 
 def test_the_summary_names_suites_and_reasons() -> None:

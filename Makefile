@@ -22,7 +22,7 @@ demo: generate-stubs ## The main job on a real cluster: a disk is pulled, nothin
 	@$(PY) -m demo --kernel $(KERNEL)
 
 ##@ Test
-.PHONY: test test-unit test-model model test-api test-kernel test-faults test-conformance e2e e2e-kubernetes \
+.PHONY: test test-unit test-model model test-api test-kernel test-faults test-conformance fuzz-csi e2e e2e-kubernetes \
 	faults lint
 test: generate-stubs ## What must pass: all tiers, of faults, conformance and e2e a selection; JUnit files in build/
 	@$(TIERS) all
@@ -47,6 +47,10 @@ test-faults: generate-stubs ## A short selection of the fault suite, nodes that 
 
 test-conformance: generate-stubs ## csi-sanity against the driver: with doubles beneath it, and installed on a cluster
 	@$(TIERS) conformance
+
+fuzz-csi: generate-stubs ## Generated requests for the CSI driver, hostile ones and sane (SEED=1, COUNT=10000, FIRST=, SCENARIO=)
+	@GRPC_VERBOSITY=NONE PYTHONPATH=$$PYTHONPATH:tests/csi $(PY) -m fuzz --seed $(or $(SEED),1) --count $(or $(COUNT),10000) \
+		$(if $(FIRST),--first $(FIRST)) $(if $(SCENARIO),--scenario $(SCENARIO))
 
 e2e: generate-stubs ## Every test on a three-node cluster, failover, restarts and upgrade included (KERNEL=)
 	@$(TIERS) e2e

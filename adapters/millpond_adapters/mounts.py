@@ -5,6 +5,7 @@ A device under a held leg does not answer: whatever touches one is a child with 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from millpond_adapters import sysfs
 from millpond_adapters.run import run
-from millpond_core.errors import Busy, CommandFailed, IOFailed, NotFound
+from millpond_core.errors import Busy, CommandFailed, Invalid, IOFailed, NotFound
 from millpond_core.observed import Contents, Mount, Usage
 from millpond_core.units import MIB, SECTOR
 
@@ -44,7 +45,7 @@ class NodeMounts:
         self._mountinfo = proc / "self" / "mountinfo"
 
     async def table(self) -> Sequence[Mount]:
-        return parse_mountinfo(self._mountinfo.read_text())
+        return parse_mountinfo(self._mountinfo.read_text(errors="surrogateescape"))
 
     async def device(self, name: str, uuid: str) -> tuple[str, str] | None:
         for kernel_name in sysfs.entries(self._sys / "class" / "block"):
@@ -118,20 +119,29 @@ class NodeMounts:
         try:
             (place if folder else place.parent).mkdir(mode=0o750, parents=True, exist_ok=True)
             if not folder:
-                place.touch(mode=0o600)
+                os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError as error:
+            if folder or not _is_empty_file(place):
+                raise Invalid(f"{path} is there and is no {'folder' if folder else 'empty file'}") from error
         except OSError as error:
             raise _failed("make", path, error) from error
 
     async def remove(self, path: str) -> None:
         place = Path(path)
         try:
-            if place.is_dir():
+            if stat.S_ISDIR(place.lstat().st_mode):
                 place.rmdir()
+            elif _is_empty_file(place):
+                place.unlink()
             else:
-                place.unlink(missing_ok=True)
+                raise Invalid(f"{path} was not made here and stays: it is no folder and no empty file")
         except FileNotFoundError:
             return
         except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EBUSY):
+                raise Busy(
+                    f"{path} stays: {'it is not empty' if error.errno == errno.ENOTEMPTY else 'busy'}"
+                ) from error
             raise _failed("remove", path, error) from error
 
     async def usage(self, path: str) -> Usage:
@@ -178,7 +188,8 @@ class NodeMounts:
 def parse_mountinfo(text: str) -> list[Mount]:
     """The lines of mountinfo (proc_pid_mountinfo(5)): fields, ``-``, then type, source and super options."""
     mounts = []
-    for line in text.splitlines():
+    # Not splitlines(): the kernel escapes no vertical tab in a name, and no U+2028.
+    for line in filter(None, text.split("\n")):
         mine, _, theirs = line.partition(" - ")
         fields, tail = mine.split(" "), theirs.split(" ")
         mounts.append(
@@ -206,6 +217,12 @@ def parse_blkid(text: str) -> Contents:
 
 def _unescaped(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def _is_empty_file(place: Path) -> bool:
+    """Whether ``place`` can be a target of ours: where a device node is shown there is an empty file below."""
+    found = place.lstat()
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
 def _failed(doing: str, path: str, error: OSError) -> IOFailed:

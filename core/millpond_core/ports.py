@@ -353,11 +353,14 @@ class Mounts(Protocol):
         ...
 
     async def make(self, path: str, *, folder: bool) -> None:
-        """Make an empty folder, or file, with the folders above it. Idempotent."""
+        """Make an empty folder, or file, with the folders above it. Idempotent. Invalid: something else is there."""
         ...
 
     async def remove(self, path: str) -> None:
-        """Remove an empty folder or a file. Idempotent; never what lies in a folder."""
+        """Remove an empty folder or an empty file. Idempotent.
+
+        Busy: something lies in the folder. Invalid: it is no file of ours, but one with content, a socket, a link.
+        """
         ...
 
     async def usage(self, path: str) -> Usage: ...

@@ -65,9 +65,20 @@ STATUS: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
 )
 
 
+LONGEST_MESSAGE = 2000
+"""Bytes. Clients refuse headers of more than 8 KiB, and a message is percent-encoded on its way."""
+
+
 def status(error: Exception) -> tuple[grpc.StatusCode, str]:
     """The code and the sentence that the caller gets. What the table does not know is a fault of ours: INTERNAL."""
     for kind, code in STATUS:
         if isinstance(error, kind):
-            return code, str(error)
-    return grpc.StatusCode.INTERNAL, f"unexpected {type(error).__name__}: {error}; the driver's log has more"
+            return code, one_line(str(error))
+    return grpc.StatusCode.INTERNAL, one_line(f"unexpected {type(error).__name__}: {error}; the driver's log has more")
+
+
+def one_line(text: str) -> str:
+    """``text`` with control characters escaped, cut off where it is longer than a message may be."""
+    shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:LONGEST_MESSAGE])
+    cut = shown.encode(errors="replace")[:LONGEST_MESSAGE].decode(errors="ignore")
+    return cut if len(cut) == len(shown) and len(text) <= LONGEST_MESSAGE else f"{cut}… ({len(text)} characters)"

@@ -15,6 +15,9 @@ from millpond_csi.errors import status
 
 log = logging.getLogger("millpond.csi")
 
+UNREADABLE = object()
+"""Instead of a request: what came was no message."""
+
 Method = Callable[[Any, Deadline], Awaitable[Any]]
 """A service's method: request and deadline to response."""
 
@@ -93,7 +96,7 @@ class VolumeLocks:
     def _end(self, key: tuple[str, str], name: str, task: asyncio.Task[Any]) -> None:
         del self._running[key]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.debug("%s of %s ended with %r", name, key[0], error)
+            log.debug("%s of %.128r ended with %.256r", name, key[0], error)
 
 
 def on_the_wire(name: str, method: Method) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -106,6 +109,8 @@ def on_the_wire(name: str, method: Method) -> Callable[[Any, Any], Awaitable[Any
         began = time.monotonic()
         volume = subject(request)[:128]
         try:
+            if request is UNREADABLE:
+                raise Invalid(f"what came is no {name}Request: is it another version of the interface?")
             response = await method(request, Deadline.after(context.time_remaining()))
         except asyncio.CancelledError:
             log.info("%s volume=%r %.3fs the caller gave up", name, volume, time.monotonic() - began)

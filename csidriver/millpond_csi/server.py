@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf import message_factory
+from google.protobuf.message import DecodeError
 
-from millpond_csi.interceptors import UNLOCKED, VolumeLocks, on_the_wire
+from millpond_csi.interceptors import UNLOCKED, UNREADABLE, VolumeLocks, on_the_wire
 
 GUARD_SECONDS = 5.0
 """Between two looks whether the sockets are still there."""
@@ -35,6 +37,18 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+def reader(kind: Any) -> Callable[[bytes], Any]:
+    """How a request of ``kind`` is read. gRPC itself would call what is none an error of the server."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return kind.FromString(data)
+        except DecodeError:
+            return UNREADABLE
+
+    return read
+
+
 def handlers(descriptor: Any, service: object, locks: VolumeLocks) -> Any:
     """gRPC's generic handler for ``service``, which has a method for each call that it serves."""
     methods = {}
@@ -46,7 +60,7 @@ def handlers(descriptor: Any, service: object, locks: VolumeLocks) -> Any:
             served = locks.wrap(method.name, served)
         methods[method.name] = grpc.unary_unary_rpc_method_handler(
             on_the_wire(method.name, served),
-            request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
+            request_deserializer=reader(message_factory.GetMessageClass(method.input_type)),
             response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(descriptor.full_name, methods)
@@ -63,14 +77,21 @@ class Server:
         self._inode = 0
 
     async def start(self) -> None:
-        """Bind and serve. A socket left behind by a process before us is replaced. Raises OSError."""
-        self.socket.parent.mkdir(parents=True, exist_ok=True)
+        """Bind and serve, to our own user alone: whoever can connect can have any volume deleted.
+
+        A socket left behind by a process before us is replaced. Raises OSError.
+        """
+        self.socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers(
             tuple(handlers(descriptor, service, self._locks) for descriptor, service in self._services)
         )
-        self._server.add_insecure_port(f"unix:{self.socket}")
+        before = os.umask(0o177)  # not chmod: there would be a moment between
+        try:
+            self._server.add_insecure_port(f"unix:{self.socket}")
+        finally:
+            os.umask(before)
         await self._server.start()
         self._inode = self.socket.stat().st_ino
 

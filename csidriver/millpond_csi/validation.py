@@ -20,6 +20,9 @@ from millpond_csi.stubs import csi
 MAX_ID = 63
 MAX_NAME = 128
 MAX_PATH = 4095
+MAX_PART = 255
+"""Bytes of one name in a path."""
+
 FS_TYPES = ("ext4", "xfs")
 UUID_KEY = "uuid"
 """Key of spec.uuid in volume and publish contexts."""
@@ -32,6 +35,10 @@ _NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _DERIVED = re.compile(r"vol-[0-9a-f]{40}")
 _UUID = re.compile(UUID_PATTERN)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_PATH_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NO_PLAIN_MOUNT = re.compile(
+    r"(?i:r?bind|r?move|remount|loop|offset|sizelimit|x-mount\..*|r?(?:shared|private|slave|unbindable))"
+)
 _MOUNT_OPTION = re.compile(r"[A-Za-z0-9_.:=+@%/-]{1,256}")
 
 Mode = csi.VolumeCapability.AccessMode
@@ -185,6 +192,10 @@ def plain_path(value: str, field: str) -> str:
         raise Invalid(f"{field} {_shown(value)} has more than {MAX_PATH} bytes")
     if "\0" in value or any(part in ("", ".", "..") for part in value.removeprefix("/").split("/")):
         raise Invalid(f"{field} {_shown(value)} is not normalized: no '.', '..', empty part or NUL may be in it")
+    if _PATH_CONTROL.search(value):
+        raise Invalid(f"{field} {_shown(value)} has control characters")
+    if any(len(part.encode(errors="replace")) > MAX_PART for part in value.split("/")):
+        raise Invalid(f"{field} {_shown(value)} has a name of more than {MAX_PART} bytes")
     return value
 
 
@@ -193,6 +204,8 @@ def _options(flags: Iterable[str]) -> tuple[str, ...]:
     for option in options:
         if _MOUNT_OPTION.fullmatch(option) is None:
             raise Invalid(f"mount option {_shown(option)} has characters that no option has")
+        if _NO_PLAIN_MOUNT.fullmatch(option.partition("=")[0]):
+            raise Invalid(f"mount option {_shown(option)} does something else than to mount the volume (mount(8))")
     return options
 
 

@@ -34,6 +34,7 @@ ORDER = (
     "test_modify",
     "test_replace",
     "test_vdb",
+    "test_staged",
     "test_restarts",
     "test_maintenance",
     "test_rolling",

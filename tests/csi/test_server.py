@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -225,6 +228,52 @@ async def test_the_log_has_method_volume_duration_and_code_and_no_secret(
     assert any(line.startswith("DeleteVolume volume='pvc-1' 0.") and line.endswith(" OK") for line in lines)
     assert any("NOT_FOUND: gone" in line and len(line) < 400 for line in lines)
     assert not any(SECRET in line for line in lines)
+
+
+@pytest.mark.parametrize("text", ["a\nb\x1b[2J\x85\u2028\u202e\0", "ä" * 5000, "\U0001f4a5" * 5000, "a" * 200_000])
+async def test_a_message_is_one_line_that_every_client_takes(wire: Wire, text: str) -> None:
+    """Clients refuse headers of more than 8 KiB, and the text is percent-encoded on its way."""
+    wire.service.error = errors.NotFound(f"there is no {text}")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await wire.delete()
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    said = caught.value.details()
+    assert said.startswith("there is no ")
+    assert said.isprintable()
+    assert len(quote(said)) < 7000
+
+
+async def test_what_is_no_message_is_the_callers_fault(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    call = wire.channel.unary_unary(DELETE, request_serializer=bytes, response_deserializer=bytes)
+    for sent in (b"\x0a\x02a", b"\x0a\x02\xff\xfe", b"\x07"):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(sent, timeout=5)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "DeleteVolumeRequest" in caught.value.details()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_line_in_the_log_has_no_line_feed_of_the_callers(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    wire.service.error = errors.Invalid("no")
+    with caplog.at_level(logging.DEBUG), pytest.raises(grpc.aio.AioRpcError):
+        await wire.delete("a\n2026-01-01 forged " + "a" * 5000)
+    lines = [record.getMessage() for record in caplog.records if record.name == "millpond.csi"]
+    assert len(lines) == 2
+    assert all("\n" not in line and len(line) < 400 for line in lines)
+
+
+async def test_the_socket_is_for_its_owner_only(tmp_path: Path) -> None:
+    """Whoever can connect can have any volume deleted."""
+    server = Server(tmp_path / "made" / "a.sock", [(KINDS["Identity"], Identity(ready))])
+    before = os.umask(0)
+    try:
+        await server.start()
+        assert os.umask(0) == 0, "the process's own umask is as it was"
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(server.socket.stat().st_mode) == 0o600
+    assert stat.S_IMODE(server.socket.parent.stat().st_mode) & 0o022 == 0
+    await server.stop(0)
 
 
 async def test_what_is_not_served_is_unimplemented(wire: Wire) -> None:

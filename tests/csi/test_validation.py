@@ -121,6 +121,16 @@ def test_a_path_through_a_file_is_refused(root: Path) -> None:
         validation.path(f"{root}/pods/file/x", "target_path", str(root))
 
 
+@pytest.mark.parametrize(
+    "below", ["/pods/" + "a" * 256, "/pods/" + "é" * 128, "/pods/a\nb", "/pods/\x1b[2J", "/pods/\x85", "/pods/\u2028"]
+)
+def test_a_path_that_no_kubelet_makes_is_refused(root: Path, below: str) -> None:
+    """A name has at most 255 bytes; a control character in it would end up in somebody's terminal."""
+    for value in (f"{root}{below}", f"{root}{below}/mount", f"{root}/not-yet{below}"):
+        with pytest.raises(Invalid, match="target_path"):
+            validation.path(value, "target_path", str(root))
+
+
 def test_a_path_that_is_not_there_yet_passes(root: Path) -> None:
     wanted = f"{root}/pods/p/volumes/kubernetes.io~csi/v/mount"
     assert validation.path(wanted, "target_path", str(root)) == wanted
@@ -138,6 +148,10 @@ def capability(**fields: Any) -> Any:
         (capability(mount={"fs_type": "ntfs"}), "ext4 or xfs"),
         (capability(mount={"mount_flags": ["noatime;reboot"]}), "mount option"),
         (capability(mount={"mount_flags": ["x" * 5000]}), "mount option"),
+        (capability(mount={"mount_flags": ["noatime,bind"]}), "does something else"),
+        (capability(mount={"mount_flags": ["remount"]}), "does something else"),
+        (capability(mount={"mount_flags": ["X-mount.mkdir=0777"]}), "does something else"),
+        (capability(mount={"mount_flags": ["loop=/dev/loop7"]}), "does something else"),
         (capability(block={}, access_mode=MODE(mode=MODE.MULTI_NODE_MULTI_WRITER)), "one node at a time"),
         (capability(block={}, access_mode=MODE()), "one node at a time"),
     ],

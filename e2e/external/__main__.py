@@ -10,8 +10,8 @@ from pathlib import Path
 
 from demo import diagnostics
 from demo.errors import DemoError
-from external import outcome, run
-from external.parts import SELECTION, WHOLE, least
+from external import known, outcome, rehearsal, run
+from external.parts import SELECTION, WHOLE, Part, least
 from lab import kernels, paths
 from lab.errors import LabError
 
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="external", description=__doc__)
     parser.add_argument("--kernel", default=kernels.DEFAULT, choices=kernels.KERNELS, help="of the cluster's nodes")
     parser.add_argument("--selection", action="store_true", help="those few that `make test` has")
+    parser.add_argument("--list", action="store_true", help="say which would run, on an API server without nodes")
     parser.add_argument("--name", default="", help="of the lab; one that is up is used (default: one of our own)")
     parser.add_argument("--keep", action="store_true", help="leave the lab up")
     parser.add_argument(
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = SELECTION if given.selection else WHOLE
     folder = given.out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    if given.list:
+        return listed(chosen, folder)
     try:
         with run.cluster(given.name or f"external-{os.getpid()}", given.kernel, folder, keep=given.keep) as session:
             try:
@@ -49,6 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(outcome.summary(found))
     print("\n".join(f"NOT GOOD: {each}" for each in problems) or "nothing failed")
     return 1 if problems else 0
+
+
+def listed(chosen: Sequence[Part], folder: Path) -> int:
+    """1: a test skips itself for a reason that is not known."""
+    try:
+        with rehearsal.cluster() as made:
+            found = [rehearsal.rehearse(made, part, folder) for part in chosen]
+    except (LabError, DemoError) as error:
+        print(f"external: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(map(rehearsal.told, found)))
+    return 1 if any(list(known.unexplained(each.skipped, each.part.capabilities)) for each in found) else 0
 
 
 def judge(found: Sequence[outcome.Outcome], must_pass: int) -> list[str]:

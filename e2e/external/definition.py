@@ -74,7 +74,7 @@ TIMEOUTS: Mapping[str, str] = {
 }
 
 
-def definition(*, legs: bool = False) -> Object:
+def definition(*, legs: bool = False, timeouts: Mapping[str, str] = TIMEOUTS) -> Object:
     """The definition, to be written as JSON. ``legs``: of the class ``LEGS_CLASS``."""
     driver: dict[str, Any] = {
         "Name": names.DRIVER,
@@ -94,7 +94,7 @@ def definition(*, legs: bool = False) -> Object:
         "DriverInfo": driver,
         "StorageClass": {"FromExistingClassName": LEGS_CLASS if legs else CLASS},
         "VolumeAttributesClass": {"FromExistingClassName": ATTRIBUTES_CLASS},
-        "Timeouts": dict(TIMEOUTS),
+        "Timeouts": dict(timeouts),
     }
 
 

@@ -79,16 +79,20 @@ def summary(outcomes: Iterable[Outcome]) -> str:
         lines.append(f"part {each.part.name}: {counts} ({seconds / 60:.0f} min of tests)")
         suites = Counter(map(suite, each.passed))
         lines += [f"  {count:4}  {name}" for name, count in sorted(suites.items())]
-        reasons: Counter[str] = Counter()
-        for message in each.skipped.values():
-            reason = known.skipped(message)
-            reasons[reason.why if reason else f"NOT KNOWN: {message}"] += 1
-        for name in each.left_out:
-            found = known.left_out(name)
-            reasons[f"left out: {found.why}" if found else "of another part"] += 1
-        lines.append("  did not run:")
-        lines += [f"  {count:4}  {reason}" for reason, count in reasons.most_common()]
+        lines += ["  did not run:", *reasons(each)]
     return "\n".join(lines)
+
+
+def reasons(of: Outcome) -> list[str]:
+    """A line for each reason for which tests did not run, with their number."""
+    counts: Counter[str] = Counter()
+    for message in of.skipped.values():
+        reason = known.skipped(message)
+        counts[reason.why if reason else f"NOT KNOWN: {message}"] += 1
+    for name in of.left_out:
+        found = known.left_out(name)
+        counts[f"left out: {found.why}" if found else "of another part"] += 1
+    return [f"  {count:4}  {reason}" for reason, count in counts.most_common()]
 
 
 def table(outcomes: Iterable[Outcome]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,14 +86,15 @@ def make(session: Session, part: Part, folder: Path) -> outcome.Outcome:
     return found
 
 
-def arguments(cluster: Cluster, part: Part, folder: Path, junit: Path, *, dry: bool = False) -> list[str | Path]:
-    """The command line. The definition is written into ``folder``. ``dry``: say what would run, and run nothing."""
+def arguments(
+    cluster: Cluster, part: Part, folder: Path, junit: Path, timeouts: Mapping[str, str] = definition.TIMEOUTS
+) -> list[str | Path]:
+    """The command line. The definition, with those timeouts, is written into ``folder``."""
     driver = folder / f"driver-{part.name}.json"
-    driver.write_text(json.dumps(definition.definition(legs=part.legs), indent=1))
+    driver.write_text(json.dumps(definition.definition(legs=part.legs, timeouts=timeouts), indent=1))
     options = [f"--focus={pattern}" for pattern in part.focuses()] + [f"--skip={pattern}" for pattern in part.skips()]
     options += [f"--timeout={part.minutes:g}m", f"--junit-report={junit.name}", f"--output-dir={junit.parent}"]
-    # A dry run is a matter of seconds, and cannot be spread.
-    options += ["--dry-run"] if dry else [f"--procs={part.at_once}", "--grace-period=5m"]
+    options += [f"--procs={part.at_once}", "--grace-period=5m", "-v", "--no-color", "--silence-skips"]
     own = [
         f"--kubeconfig={cluster.kubeconfig}",
         f"--kubectl-path={cluster.kubectl_program}",
@@ -101,16 +102,7 @@ def arguments(cluster: Cluster, part: Part, folder: Path, junit: Path, *, dry: b
         f"--storage.testdriver={driver}",
         f"--e2e-output-dir={folder}",
     ]
-    return [
-        components.ensure("ginkgo"),
-        "-v",
-        "--no-color",
-        "--silence-skips",
-        *options,
-        components.ensure("e2e.test"),
-        "--",
-        *own,
-    ]
+    return [components.ensure("ginkgo"), *options, components.ensure("e2e.test"), "--", *own]
 
 
 def left(cluster: Cluster) -> str:

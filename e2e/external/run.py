@@ -16,7 +16,7 @@ from external import definition, images, outcome
 from external.bastion import bastion
 from external.parts import GRACE_SECONDS, Part
 from lab import cluster as lab_cluster
-from lab import components
+from lab import components, paths
 from lab import images as lab_archives
 from lab.command import isolated, run
 from lab.errors import LabError
@@ -34,8 +34,9 @@ GONE_SECONDS = 900.0
 def cluster(name: str, kernel: str, folder: Path, *, keep: bool = False) -> Iterator[Session]:
     """A lab with Millpond installed and the tests' images on its nodes; taken down in the end but with ``keep``.
 
-    A lab of that name that is up is used as it is: it must have been made by this.
+    A lab of that name that is up is used, and left up: it must have been made by this.
     """
+    keep = keep or (paths.lab_folder(name) / lab_cluster.DESCRIPTION).exists()
     assert threading.current_thread() is threading.main_thread()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # who ends us ends the lab
     baked = [lab_archives.millpond(), *images.archives(components.ensure("e2e.test"), folder)]

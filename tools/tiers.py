@@ -32,7 +32,7 @@ UNIT_FOLDERS = (
 )
 # fmt: on
 E2E = ("e2e/tests/test_install.py", "e2e/tests/test_bad_input.py", "e2e/tests/test_main_job.py")
-CONFORMANCE = ("tests/conformance/test_interface.py", "tests/conformance/test_sanity_doubles.py")
+CONFORMANCE = tuple(f"tests/conformance/test_{name}.py" for name in ("interface", "external_names", "sanity_doubles"))
 PLANE = ("etcd", "kube-apiserver", "kubectl")
 SANITY = ("csi-sanity",)
 EXTERNAL = ("e2e.test", "ginkgo", "agnhost", "bastion")

@@ -1,7 +1,7 @@
 """What the tests are told of the driver: a DriverDefinition (``test/e2e/storage/external`` of k8s.io/kubernetes).
 
-The file is read without a look for unknown fields: a typo would silently leave tests out. So ``tests/conformance`` holds
-its names against those of the module, and ``tests/external`` what it says against what the driver advertises.
+The file is read without a look for unknown fields: a typo would silently leave tests out. So ``tests/conformance``
+holds its names against those of the module, and ``tests/external`` what it says against what the driver advertises.
 """
 
 from __future__ import annotations

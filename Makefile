@@ -97,7 +97,7 @@ lab-down: ## Stop it and leave nothing behind
 	@$(PY) -m lab down
 
 ##@ Measure
-.PHONY: bench-thread bench-datapath bench-recovery bench-heartbeats bench-control
+.PHONY: bench-thread bench-datapath bench-recovery bench-heartbeats bench-hold bench-control
 bench-thread: generate-stubs ## The main thread's figures, into docs/performance.md
 	@$(PY) -m bench.thread --kernel $(KERNEL)
 
@@ -109,6 +109,9 @@ bench-recovery: ## What a lost leg costs until there are two copies again, into 
 
 bench-heartbeats: ## What the nodes' Leases cost etcd and the API server, into docs/performance.md
 	@$(PY) -m bench.heartbeats
+
+bench-hold: generate-stubs ## For how long a writer stands in a quiescence that holds I/O (KERNEL=)
+	@$(PY) -m bench.hold --kernel $(KERNEL)
 
 bench-control: generate-stubs ## What a quiescence takes and costs as the cluster grows, into docs/performance.md (SIZE=100x3,1000x50)
 	@$(PY) -m bench.control $(if $(SIZE),--sizes $(SIZE))

@@ -22,7 +22,8 @@ demo: generate-stubs ## The main job on a real cluster: a disk is pulled, nothin
 	@$(PY) -m demo --kernel $(KERNEL)
 
 ##@ Test
-.PHONY: test test-unit test-model model test-api test-kernel test-faults test-conformance fuzz-csi e2e faults lint
+.PHONY: test test-unit test-model model test-api test-kernel test-faults test-conformance fuzz-csi e2e e2e-kubernetes \
+	faults lint
 test: generate-stubs ## What must pass: all tiers, of faults, conformance and e2e a selection; JUnit files in build/
 	@$(TIERS) all
 
@@ -53,6 +54,9 @@ fuzz-csi: generate-stubs ## Generated requests for the CSI driver, hostile ones 
 
 e2e: generate-stubs ## Every test on a three-node cluster, failover, restarts and upgrade included (KERNEL=)
 	@$(TIERS) e2e
+
+e2e-kubernetes: generate-stubs ## Kubernetes' own tests of storage drivers, on a cluster of their own (KERNEL=, SELECTION=1, LIST=1)
+	@$(PY) -m external --kernel $(KERNEL) $(if $(SELECTION),--selection) $(if $(LIST),--list)
 
 faults: generate-stubs ## Faults drawn from a seed, on real kernels (KERNEL=, SEED=1, COUNT=20, FIRST=, LIST=1; or CASE=)
 	@$(PY) -m faults --kernel $(KERNEL) --seed $(or $(SEED),1) --count $(or $(COUNT),20) \

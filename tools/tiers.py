@@ -26,11 +26,16 @@ KERNELS = ("6.1", "6.12")
 SIDE_BY_SIDE = 2
 """Of the runs that are mostly one process or one guest; the cluster's three guests need the machine for themselves."""
 TELL_SECONDS = 60.0
-UNIT_FOLDERS = ("repo", "core", "adapters", "node", "operator", "csi", "cli", "chart", "lab", "demo", "faults", "bench")
+# fmt: off
+UNIT_FOLDERS = (
+    "repo", "core", "adapters", "node", "operator", "csi", "cli", "chart", "lab", "demo", "faults", "external", "bench",
+)
+# fmt: on
 E2E = ("e2e/tests/test_install.py", "e2e/tests/test_bad_input.py", "e2e/tests/test_main_job.py")
-CONFORMANCE = ("tests/conformance/test_interface.py", "tests/conformance/test_sanity_doubles.py")
+CONFORMANCE = tuple(f"tests/conformance/test_{name}.py" for name in ("interface", "external_names", "sanity_doubles"))
 PLANE = ("etcd", "kube-apiserver", "kubectl")
 SANITY = ("csi-sanity",)
+EXTERNAL = ("e2e.test", "ginkgo", "agnhost", "bastion")
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,11 @@ def tiers(release: str) -> dict[str, list[Run]]:
         ],
         "e2e": [pytest("e2e", "e2e/tests", minutes=60, env=cluster)],
         "conformance": [pytest("conformance", "tests/conformance", minutes=60, env=cluster, needs=SANITY)],
+        # A selection of Kubernetes' own tests of storage drivers: ten minutes, and a cluster of its own.
+        # Not in `make test` before it has passed on a quiet machine; whole it is `make e2e-kubernetes`.
+        "external": [
+            Run("external", [python, "-m", "external", "--kernel", release, "--selection"], 35, needs=EXTERNAL)
+        ],
         # What `make test` runs of these two. The rest of e2e/tests and csi-sanity on the cluster are `make e2e` and
         # `make test-conformance`: they join once they have passed, whole, on a quiet machine.
         "cluster": [
@@ -239,7 +249,8 @@ def summarize(results: list[Result]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "tier", choices=["all", "lint", "unit", "model", "api", "kernel", "faults", "conformance", "e2e"]
+        "tier",
+        choices=["all", "lint", "unit", "model", "api", "kernel", "faults", "conformance", "e2e", "external"],
     )
     parser.add_argument("--kernel", default=KERNELS[0], choices=KERNELS, help="of the cluster's nodes")
     options = parser.parse_args()

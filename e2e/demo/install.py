@@ -31,7 +31,10 @@ class Images:
 
 
 def chart(cluster: Cluster, helm: Path, images: Images, values: Mapping[str, Any] | None = None) -> None:
-    """Install the chart, or bring it to these values; returns before the pods are ready. ``values`` override."""
+    """Install the chart, or bring it to these values; returns before the pods are ready. ``values`` override.
+
+    Those of a group, such as ``controller``, are named one by one: the rest of it stays.
+    """
     repository, _, tag = images.millpond.rpartition(":")
     given: dict[str, Any] = {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
@@ -40,8 +43,9 @@ def chart(cluster: Cluster, helm: Path, images: Images, values: Mapping[str, Any
             "attacher": {"image": images.attacher},
             "resizer": {"image": images.resizer},
         },
-        **(values or {}),
     }
+    for name, value in (values or {}).items():
+        given[name] = {**given[name], **value} if isinstance(value, Mapping) and name in given else value
     argv = [str(helm), "upgrade", "--install", RELEASE, str(CHART), "--kubeconfig", str(cluster.kubeconfig)]
     argv += ["--namespace", NAMESPACE, "--create-namespace", "--values", "-"]
     done = subprocess.run(argv, input=json.dumps(given), capture_output=True, text=True, timeout=180, check=False)

@@ -59,7 +59,7 @@ def shared(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
 
 def _existing() -> Session | None:
     name = os.environ.get("MILLPOND_LAB", "")
-    return _session(lab_cluster.load(name)) if name else None
+    return of(lab_cluster.load(name)) if name else None
 
 
 def _begin(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
@@ -67,14 +67,15 @@ def _begin(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is told to end takes its lab down, too
     at_the_end(lambda: lab_cluster.down(name))
     kernel = os.environ.get("MILLPOND_KERNEL", kernels.DEFAULT)
-    session = _session(lab_cluster.up(name, kernel=kernel, disks=DISKS, archives=[images.millpond()]))
+    session = of(lab_cluster.up(name, kernel=kernel, disks=DISKS, archives=[images.millpond()]))
     session.install()
     install.ready(session.cluster)
     install.adopt(session.cluster, per_node=ADOPTED)
     return session
 
 
-def _session(lab: lab_cluster.Cluster) -> Session:
+def of(lab: lab_cluster.Cluster) -> Session:
+    """What tests get of a lab that is up."""
     return Session(lab, Cluster(lab.kubeconfig, components.ensure("kubectl")), LabFaults(lab), images.MILLPOND)
 
 

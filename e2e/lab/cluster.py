@@ -92,7 +92,7 @@ class Cluster:
 
     def _prepare(self, node: Node) -> None:
         authority, server = self.control_plane.authority, f"https://{HOST_FROM_GUESTS}:{self.control_plane.port}"
-        hosts = [f"DNS:{node.name}", "IP:127.0.0.1", f"IP:{node.address}"]
+        hosts = [f"DNS:{node.name}", f"IP:{node.record.loopback}", f"IP:{node.address}"]
         kubelet = authority.issue(f"kubelet-{node.name}", f"system:node:{node.name}", group="system:nodes", hosts=hosts)
         proxy = authority.issue(f"proxy-{node.name}", "system:kube-proxy")
         node.machine.folder.mkdir()
@@ -113,7 +113,7 @@ class Cluster:
         """What a cloud provider would do for a node that registers: tell its addresses, take its taint off."""
         api, path = self.control_plane.api, _path(node)
         wait_for(lambda: bool(self._look(node)), f"{node.name} registers", seconds=REGISTER_SECONDS, every=1)
-        known = {"InternalIP": node.address, "ExternalIP": "127.0.0.1", "Hostname": node.name}
+        known = {"InternalIP": node.address, "ExternalIP": node.record.loopback, "Hostname": node.name}
         addresses = [{"type": kind, "address": address} for kind, address in known.items()]
         api.merge(f"{path}/status", {"status": {"addresses": addresses}})
         taints = [taint for taint in self._look(node)["spec"].get("taints", []) if taint["key"] != TAINT]
@@ -141,6 +141,7 @@ class Cluster:
             disks=record.disks,
             overlays=[self.store],
             forwards=[(record.kubelet_port, record.kubelet_port)],
+            loopback=record.loopback,
             lan=self.lan,
             number=record.number,
             uuid=record.machine,

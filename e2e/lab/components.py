@@ -11,15 +11,21 @@ from lab import cache, golang, paths
 from lab.progress import step
 
 BUILD_SECONDS = 2400.0
+KUBERNETES = ("kubernetes", "kubernetes-e2e")
+"""Groups of one version: their programs tell it, and the tests are those of the cluster that they run against."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """One program: the group whose ``go.mod`` pins it, its package, and the seconds a first build usually takes."""
+    """One program: the group whose ``go.mod`` pins it, its package, and the seconds a first build usually takes.
+
+    A package of our own lies in the group's folder (``./name``). ``test``: it is the package's tests, compiled.
+    """
 
     group: str
     package: str
     usually: float
+    test: bool = False
 
 
 _KUBERNETES = "k8s.io/kubernetes/cmd"
@@ -42,6 +48,10 @@ PROGRAMS = {
         "csi-provisioner", "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner", 70
     ),
     "helm": Program("helm", "helm.sh/helm/v4/cmd/helm", 90),
+    "e2e.test": Program("kubernetes-e2e", "k8s.io/kubernetes/test/e2e", 500, test=True),
+    "agnhost": Program("kubernetes-e2e", "k8s.io/kubernetes/test/images/agnhost", 40),
+    "ginkgo": Program("kubernetes-e2e", "github.com/onsi/ginkgo/v2/ginkgo", 15),
+    "bastion": Program("kubernetes-e2e", "./bastion", 5),
 }
 
 
@@ -50,7 +60,8 @@ def ensure(name: str) -> Path:
     program = PROGRAMS[name]
     group = paths.COMPONENTS / program.group
     flags = _flags(program.group)
-    key = cache.key(name, group / "go.mod", group / "go.sum", *flags, ".".join(map(str, golang.NEEDED)))
+    ours = [group / program.package] if program.package.startswith("./") else []
+    key = cache.key(name, group / "go.mod", group / "go.sum", *ours, *flags, ".".join(map(str, golang.NEEDED)))
 
     def build(scratch: Path) -> None:
         log = paths.logs() / f"build-{name}.log"
@@ -58,7 +69,8 @@ def ensure(name: str) -> Path:
         # one at a time: two builds would only fight for cores and for Go's own locks
         alone = cache.locked(paths.cache() / "components" / ".lock", "a build")
         with alone, step(f"Building {name}", usually=program.usually):
-            argv: list[str | Path] = ["build", *flags, "-o", scratch / name, program.package]
+            command = ["test", "-c"] if program.test else ["build"]
+            argv: list[str | Path] = [*command, *flags, "-o", scratch / name, program.package]
             go.run(*argv, seconds=BUILD_SECONDS, cwd=group, log=log)
 
     return cache.entry("components", f"{name}-{key}", build) / name
@@ -86,6 +98,6 @@ def kubernetes_version() -> str:
 
 def _flags(group: str) -> list[str]:
     linker = "-s -w"
-    if group == "kubernetes":
+    if group in KUBERNETES:
         linker += f" -X k8s.io/component-base/version.gitVersion={kubernetes_version()}"
     return ["-trimpath", "-ldflags", linker]

@@ -44,6 +44,11 @@ class NodeRecord:
         """The node's address on the lab's LAN."""
         return address(self.number)
 
+    @property
+    def loopback(self) -> str:
+        """Where on this host's loopback the kubelet is reached; no other node of the lab has that address."""
+        return f"127.0.0.{10 + self.number}"
+
     def encode(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -14,7 +14,7 @@ _MEDIA = "application/vnd.oci.image"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def write(target: Path, name: str, layer: Path, *, entrypoint: Sequence[str] = ()) -> None:
+def write(target: Path, name: str, layer: Path, *, entrypoint: Sequence[str] = (), command: Sequence[str] = ()) -> None:
     """An archive ``target`` of image ``name`` (``localhost/x:tag``) whose file system is the tar ``layer``."""
     with layer.open("rb") as handle:
         digest = "sha256:" + hashlib.file_digest(handle, "sha256").hexdigest()
@@ -22,7 +22,11 @@ def write(target: Path, name: str, layer: Path, *, entrypoint: Sequence[str] = (
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Entrypoint": list(entrypoint), "Env": [_PATH]},
+            "config": {
+                "Entrypoint": list(entrypoint),
+                "Env": [_PATH],
+                **({"Cmd": list(command)} if command else {}),
+            },
             "rootfs": {"type": "layers", "diff_ids": [digest]},
         }
     )
@@ -34,25 +38,51 @@ def write(target: Path, name: str, layer: Path, *, entrypoint: Sequence[str] = (
             "layers": [{"mediaType": f"{_MEDIA}.layer.v1.tar", "digest": digest, "size": layer.stat().st_size}],
         }
     )
-    named = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
-    entry = {**_descriptor(f"{_MEDIA}.manifest.v1+json", manifest), "annotations": named}
-    entry["platform"] = {"os": "linux", "architecture": "amd64"}
+    entry = {
+        **_descriptor(f"{_MEDIA}.manifest.v1+json", manifest),
+        "annotations": _named(name),
+        "platform": {"os": "linux", "architecture": "amd64"},
+    }
     with tarfile.open(target, "w") as archive:
         for path, content in {
             "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
-            "index.json": _encode({"schemaVersion": 2, "manifests": [entry]}),
+            "index.json": _index([entry]),
             _blob(config): config,
             _blob(manifest): manifest,
         }.items():
-            info = tarfile.TarInfo(path)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+            _add(archive, path, content)
         archive.add(layer, f"blobs/sha256/{digest.removeprefix('sha256:')}")
 
 
-def layer_of(target: Path, files: Mapping[str, Path], links: Mapping[str, str] | None = None) -> None:
-    """A tar with those executables by path, and symbolic links."""
+def rename(source: Path, target: Path, names: Sequence[str]) -> None:
+    """``target``: the one image of the archive ``source`` under those names, and no longer under its own."""
+    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+        for member in old:
+            content = old.extractfile(member)
+            assert content is not None, f"{source} has something else than files in it"
+            if member.name == "index.json":
+                (entry,) = json.loads(content.read())["manifests"]
+                _add(new, member.name, _index([{**entry, "annotations": _named(name)} for name in names]))
+            else:
+                new.addfile(member, content)
+
+
+def layer_of(
+    target: Path,
+    files: Mapping[str, Path],
+    links: Mapping[str, str] | None = None,
+    *,
+    texts: Mapping[str, str] | None = None,
+    folders: Mapping[str, int] | None = None,
+) -> None:
+    """A tar with those executables by path, symbolic links, ``texts`` and folders with their modes; all root's."""
     with tarfile.open(target, "w") as archive:
+        for path, mode in (folders or {}).items():
+            info = tarfile.TarInfo(path)
+            info.type, info.mode = tarfile.DIRTYPE, mode
+            archive.addfile(info)
+        for path, text in (texts or {}).items():
+            _add(archive, path, text.encode())
         for path, source in files.items():
             info = archive.gettarinfo(source, path)
             info.uid = info.gid = info.mtime = 0
@@ -64,6 +94,20 @@ def layer_of(target: Path, files: Mapping[str, Path], links: Mapping[str, str] |
             info = tarfile.TarInfo(path)
             info.type, info.linkname = tarfile.SYMTYPE, goal
             archive.addfile(info)
+
+
+def _add(archive: tarfile.TarFile, path: str, content: bytes) -> None:
+    info = tarfile.TarInfo(path)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
+
+
+def _named(name: str) -> dict[str, str]:
+    return {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
+
+
+def _index(entries: list[dict[str, Any]]) -> bytes:
+    return _encode({"schemaVersion": 2, "manifests": entries})
 
 
 def _encode(value: dict[str, Any]) -> bytes:

@@ -49,6 +49,7 @@ class Spec:
     read_only: Sequence[Path] = ()  # further images, /dev/vdc and on
     overlays: Sequence[Path] = ()  # further writable images, after those
     forwards: Sequence[tuple[int, int]] = ()  # (port of the host's loopback, port in the guest)
+    loopback: str = "127.0.0.1"  # the host's address for those
     lan: str = ""  # "group:port" of a multicast LAN, shared by the machines that have the same
     number: int = 1  # last byte of the MAC addresses
     uuid: str = ""  # of the machine, as its firmware tells
@@ -224,7 +225,7 @@ class Machine:
             if self.plugged(disk):
                 device = qmp.nvme_device(disk.name, disk.serial)
                 argv += ["-device", ",".join(f"{key}={value}" for key, value in device.items())]
-        forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in spec.forwards)
+        forwards = "".join(f",hostfwd=tcp:{spec.loopback}:{host}-:{guest}" for host, guest in spec.forwards)
         forwards += f",hostfwd=tcp:127.0.0.1:{self.agent.port}-:{GUEST_PORT}"
         argv += ["-netdev", f"user,id=wan{forwards}"]
         argv += ["-device", f"virtio-net-pci,id=nic-wan,netdev=wan,romfile=,mac=52:54:00:aa:00:{spec.number:02x}"]

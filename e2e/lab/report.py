@@ -31,7 +31,8 @@ def _node(node: Node, ready: set[str] | None) -> str:
     alive = process is not None and process.alive()
     state = "off" if not alive else "up" if ready is None else "Ready" if node.name in ready else "not Ready"
     disks = " ".join(disk.name + ("" if node.machine.plugged(disk) else "(unplugged)") for disk in node.disks)
-    where = f"pid {process.pid}, {node.address}, kubelet 127.0.0.1:{node.record.kubelet_port}" if process else ""
+    kubelet = f"kubelet {node.record.loopback}:{node.record.kubelet_port}"
+    where = f"pid {process.pid}, {node.address}, {kubelet}" if process else ""
     return f"  {node.name}  {state:9} {disks:24} {where}"
 
 

@@ -63,8 +63,14 @@ def test_a_host_without_debian_is_told_what_to_set(tmp_path: Path, monkeypatch: 
 def test_every_program_is_pinned_by_its_group() -> None:
     for name, program in components.PROGRAMS.items():
         module = (paths.COMPONENTS / program.group / "go.mod").read_text()
-        assert f"tool {program.package}" in module or f"\t{program.package}" in module, name
+        if program.package.startswith("./"):
+            assert (paths.COMPONENTS / program.group / program.package / "main.go").exists(), name
+        else:
+            assert f"tool {program.package}" in module or f"\t{program.package}" in module, name
     assert components.kubernetes_version().startswith("v1.")
+    for group in components.KUBERNETES:
+        module = (paths.COMPONENTS / group / "go.mod").read_text()
+        assert f"k8s.io/kubernetes {components.kubernetes_version()}" in module, group
     assert all(sidecar in components.PROGRAMS for sidecar in images.SIDECARS)
 
 

@@ -1,0 +1,108 @@
+"""What came of the tests: Ginkgo's JUnit file read, judged, and told."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from external import known
+from external.parts import Part
+
+_IT = "[It] "
+_TAGS = re.compile(r"(\[[^]]*\] )*")
+"""Before the suite's name: ``[Slow] ``."""
+_SKIPPED = "skipped - "
+"""Before a test's own message. Without one it was not chosen."""
+
+
+@dataclass
+class Outcome:
+    """What a part found, by names of tests."""
+
+    part: Part
+    passed: dict[str, float] = field(default_factory=dict)
+    """The seconds that each took."""
+    failed: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """The message of each that skipped itself."""
+    left_out: list[str] = field(default_factory=list)
+    """Those that were not to run."""
+
+    def problems(self) -> Iterator[str]:
+        """What must not be; nothing: all is well."""
+        yield from (f"{name}: {why}" for name, why in self.failed.items())
+        yield from known.unexplained(self.skipped, self.part.capabilities)
+        for name in self.left_out:
+            if self.part.chosen(name):
+                yield f"{name}: did not run, and nothing says why (was the part out of time?)"
+
+
+def read(junit: bytes, part: Part) -> Outcome:
+    """A JUnit file that Ginkgo wrote; of tests of other things than drivers it has the names alone."""
+    outcome = Outcome(part)
+    for case in ET.fromstring(junit).iter("testcase"):
+        title, status = case.get("name", ""), case.get("status", "")
+        name = title.removeprefix(_IT)
+        if not title.startswith(_IT):
+            # what goes before all tests and after them
+            if status not in ("passed", "skipped", ""):
+                outcome.failed[title] = f"{status}: {_end(case)}"
+        elif not name.startswith(known.BEGIN):
+            continue
+        elif status == "passed":
+            outcome.passed[name] = float(case.get("time", 0))
+        elif status in ("skipped", "pending"):
+            element = case.find("skipped")
+            message = element.get("message", "") if element is not None else ""
+            if message.startswith(_SKIPPED):
+                outcome.skipped[name] = message.removeprefix(_SKIPPED)
+            else:
+                outcome.left_out.append(name)
+        else:
+            outcome.failed[name] = f"{status}: {_end(case)}"
+    return outcome
+
+
+def _end(case: ET.Element) -> str:
+    return "".join(case.itertext()).strip()[-2000:]
+
+
+def summary(outcomes: Iterable[Outcome]) -> str:
+    """For people: counts by part and by suite, and what did not run, by its reason."""
+    lines = []
+    for each in outcomes:
+        seconds = sum(each.passed.values())
+        counts = f"{len(each.passed)} passed, {len(each.failed)} failed, {len(each.skipped)} skipped themselves"
+        lines.append(f"part {each.part.name}: {counts} ({seconds / 60:.0f} min of tests)")
+        suites = Counter(map(suite, each.passed))
+        lines += [f"  {count:4}  {name}" for name, count in sorted(suites.items())]
+        lines += ["  did not run:", *reasons(each)]
+    return "\n".join(lines)
+
+
+def reasons(of: Outcome) -> list[str]:
+    """A line for each reason for which tests did not run, with their number."""
+    counts: Counter[str] = Counter()
+    for message in of.skipped.values():
+        reason = known.skipped(message)
+        counts[reason.why if reason else f"NOT KNOWN: {message}"] += 1
+    for name in of.left_out:
+        found = known.left_out(name)
+        counts[f"left out: {found.why}" if found else "of another part"] += 1
+    return [f"  {count:4}  {reason}" for reason, count in counts.most_common()]
+
+
+def table(outcomes: Iterable[Outcome]) -> str:
+    """The tests that passed, as lines of Markdown, for ``docs/conformance.md``."""
+    names = sorted({name for each in outcomes for name in each.passed})
+    return "\n".join(f"- {name.partition('] ')[2]}" for name in names)
+
+
+def suite(name: str) -> str:
+    """The suite and the kind of volume of a test: ``subPath, Dynamic PV (default fs)``."""
+    _, _, rest = name.partition("[Testpattern: ")
+    pattern, _, words = rest.partition("] ")
+    return f"{_TAGS.sub('', words, count=1).split(' ')[0]}, {pattern}"

@@ -217,6 +217,14 @@ CASES = [
         record(2, 6, {**A, "releasing": True}),
         {"phase": "Deleting", **record(2, 6, {**A, "releasing": True})},
     ),
+    of_status(
+        "mapped size",
+        "sizeBytes never falls",
+        "mapping.sizeBytes",
+        {"mapping": {**record(2, 6, A)["mapping"], "sizeBytes": 1 << 29}},
+        {"mapping": {**record(2, 6, A)["mapping"], "sizeBytes": 1 << 31}},
+        {"mapping": {**record(1, 5, A)["mapping"], "sizeBytes": 1 << 30}},
+    ),
     of_status("mapping lost", "generation never falls", "mapping.generation", {"mapping": None}, {"message": "kept"}),
     of_status("leg ids", "a leg's id is never reused", "nextLeg", {"nextLeg": 2}, {"nextLeg": 4}, {"nextLeg": 3}),
     of_status(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import look
+import msgspec
 from kernel import dropped, leads, reached, whole
 from record import UUID, Api, device
 from state import (
@@ -100,10 +101,13 @@ class Acts:
         return state._replace(disks=put(state.disks, leg, state.disks[leg]._replace(label=0)))
 
     def _zero(self, state: State, n: int, step: steps.Zero) -> State:
-        for name, entry in step.entries:
+        assert not step.start_bytes, "volumes do not grow here"
+        for name in step.devices:
             leg = _leg_on(name)
             data = state.data[leg]._replace(content=0, durable=0, bit=False)
-            disk = state.disks[leg]._replace(label=self.objects(entry))
+            entry = self.objects[state.disks[leg].label]
+            noted = msgspec.structs.replace(entry, zeroed=True, prepared_bytes=step.prepared_bytes)
+            disk = state.disks[leg]._replace(label=self.objects(noted))
             state = state._replace(data=put(state.data, leg, data), disks=put(state.disks, leg, disk))
             if leg in state.given_away:
                 state = state._replace(wrong=f"leg {LEGS[leg]} is zeroed, which is another volume's by now")

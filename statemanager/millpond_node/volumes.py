@@ -58,6 +58,8 @@ class Volume:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.begun: dict[str, float] = {}
         """Since when a task runs (CLOCK_BOOTTIME)."""
+        self.paused: dict[str, float] = {}
+        """Until when work that failed is not begun again (CLOCK_BOOTTIME)."""
         self.reported: NodeReport | None = None
         self.progress_at = 0.0
         self.rate: dict[str, tuple[float, int]] = {}
@@ -105,9 +107,17 @@ class Volume:
             self.tasks.pop(key, None)
             self.begun.pop(key, None)
         if delay:
+            # A bit less than until the next look, which two clocks might put before it.
+            self.paused[key] = self._keeper.boottime() + 0.9 * delay
             self._keeper.work.later(self.name, delay)
         else:
             self._keeper.work.ask(self.name)
+
+    def busy_with(self, what: str) -> frozenset[str]:
+        """What of a kind of work is being done, or was tried just now: whoever refuses at once is not asked at once."""
+        now = self._keeper.boottime()
+        self.paused = {key: until for key, until in self.paused.items() if until > now}
+        return frozenset(key.removeprefix(what) for key in (*self.tasks, *self.paused) if key.startswith(what))
 
     def begin_hold(self) -> None:
         self._keeper.still.begin_hold(self.name, names.front(self.volume.spec.uuid))
@@ -284,8 +294,8 @@ class Volumes:
             failed_devices=await self._failed(known),
             gone_nodes=await self._gone_nodes(known),
             cut_off=_cut_off(known.kernel),
-            zeroing=frozenset(k.removeprefix("zero ") for k in known.tasks if k.startswith("zero ")),
-            connecting=frozenset(k.removeprefix("connect ") for k in known.tasks if k.startswith("connect ")),
+            zeroing=known.busy_with("zero "),
+            connecting=known.busy_with("connect "),
             unrecorded_since=known.unrecorded_since,
             severing_since=known.begun.get(SEVERING),
             halted=halted,

@@ -198,7 +198,7 @@ async def test_a_pulled_disk_under_an_export_is_held_and_its_stack_can_be_taken_
             host_id=names.host_id("cluster", "n"),
             namespace_uuid=space,
         )
-        number = controller.namespaces[0][0]
+        number = controller.namespaces[0].major_minor
         made = await dm.create(path, names.dm_uuid(path), layout.path_table(number, VOLUME_BYTES))
         await dm.create(gate, names.dm_uuid(gate), layout.gate_table(made.major_minor, VOLUME_BYTES, holding=True))
         events: list[str] = []

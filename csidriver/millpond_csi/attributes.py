@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from millpond_core.errors import Invalid
+from millpond_core.master.volumes import NO_SPARE
 from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import VirtualVolumeSpec
 from millpond_csi.errors import Refused
@@ -16,9 +17,6 @@ from millpond_csi.volumes import refusal
 from millpond_csi.waiting import Wait
 
 MUTABLE = tuple(name for name, parameter in PARAMETERS.items() if parameter.mutable)
-
-NO_SPARE = "no spare can be placed"
-"""With these words in status.message the master says that it has no device for one more leg."""
 
 
 def known(parameters: Mapping[str, str]) -> dict[str, str]:

@@ -9,11 +9,11 @@ import msgspec
 
 from millpond_core import names
 from millpond_core.errors import Conflict, NotFound
+from millpond_core.master.volumes import NO_SPARE
 from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import Extent, Leg
 from millpond_core.ports import Kube
 from millpond_core.units import leg_units, parse_quantity, round_up
-from millpond_csi.attributes import NO_SPARE
 from millpond_csi.stubs import csi
 from millpond_csi.volumes import RESIZED
 

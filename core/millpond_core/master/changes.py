@@ -169,7 +169,7 @@ def operations(volume: VirtualVolume, change: Change) -> list[dict[str, Any]]:
     legs = []
     for leg in volume.status.mapping.legs:
         if leg.id in change.retire:
-            legs.append(msgspec.structs.replace(growth.given(volume, leg), state="Failed", releasing=True))
+            legs.append(msgspec.structs.replace(volume.status.given(leg), state="Failed", releasing=True))
         elif leg.id in change.rejoin:
             legs.append(msgspec.structs.replace(leg, state="Rebuilding"))
         else:
@@ -179,8 +179,6 @@ def operations(volume: VirtualVolume, change: Change) -> list[dict[str, Any]]:
     larger: list[dict[str, Any]] = growth.without(volume, change.retire)
     if change.grow:
         larger, legs = growth.commit(volume)
-        tests += [one for one in larger if one["op"] == "test"]
-        larger = [one for one in larger if one["op"] != "test"]
     size = growth.target(volume) if change.grow else 0
     changes = [*v.put_legs(volume, legs, commit=True, size_bytes=size), *larger]
     if change.adopt:

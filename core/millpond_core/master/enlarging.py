@@ -6,7 +6,6 @@ import msgspec
 
 from millpond_core import names
 from millpond_core.errors import Invalid, NotFound
-from millpond_core.master import growth
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import find
 from millpond_core.master.rehearsal import Rehearsal
@@ -94,7 +93,7 @@ def _parts(before: VirtualVolume, after: VirtualVolume) -> list[Part]:
     had = {leg.id: len(leg.extents) for leg in v.legs(before)}
     parts = []
     for leg in v.legs(after):
-        larger = growth.given(after, leg).extents
+        larger = after.status.given(leg).extents
         new = larger[had.get(leg.id, len(larger)) :]
         if new:
             units = sum(extent.length for extent in larger) - used

@@ -109,13 +109,7 @@ def commit(volume: VirtualVolume) -> tuple[list[dict[str, Any]], list[Leg]]:
         {"op": "test", "path": "/status/growth/sizeBytes", "value": growth.size_bytes},
         {"op": "remove", "path": "/status/growth"},
     ]
-    return operations, [given(volume, leg) for leg in volume.status.mapping.legs]
-
-
-def given(volume: VirtualVolume, leg: Leg) -> Leg:
-    """A leg with what it is being given; one that leaves takes that along, its label has it."""
-    growth = volume.status.growth
-    return msgspec.structs.replace(leg, extents=[*leg.extents, *growth.of(leg.id)]) if growth else leg
+    return operations, [volume.status.given(leg) for leg in volume.status.mapping.legs]
 
 
 def without(volume: VirtualVolume, legs: Sequence[str]) -> list[dict[str, Any]]:
@@ -158,7 +152,7 @@ def _short(volume: VirtualVolume, size: int) -> dict[str, int]:
     stripes, lacking = volume.spec.layout.stripes, {}
     needed = -(-leg_units(size) // stripes)
     for leg in v.legs(volume):
-        there = sum(extent.length for extent in given(volume, leg).extents) // stripes
+        there = sum(extent.length for extent in volume.status.given(leg).extents) // stripes
         if there < needed:
             lacking[leg.id] = needed - there
     return lacking
@@ -176,13 +170,12 @@ def _unsettled(world: World, volume: VirtualVolume) -> str:
 
 def _room(world: World, volume: VirtualVolume, size: int, short: dict[str, int]) -> list[LegGrowth] | str:
     """What each leg gets; or which has no room."""
-    spaces = {space.uuid: space for space in world.spaces()}
     found, refused = [], []
     for leg in v.legs(volume):
         if leg.id not in short:
             continue
-        row = [extent.device_uuid for extent in leg.extents[: volume.spec.layout.stripes]]
-        pieces = _extended(leg, [spaces.get(uuid) for uuid in row], short[leg.id])
+        row = [world.device(extent.device_uuid) for extent in leg.extents[: volume.spec.layout.stripes]]
+        pieces = _extended(leg, [world.space(device) if device else None for device in row], short[leg.id])
         if isinstance(pieces, str):
             refused.append(
                 f"leg {leg.id} on {leg.node} needs {format_bytes(short[leg.id] * UNIT_BYTES)} more: {pieces}"

@@ -14,7 +14,7 @@ import msgspec
 
 from millpond_core import layout, names, patches, quiesce
 from millpond_core.instants import seconds_stamp, stamp
-from millpond_core.master import changes, growth, planner
+from millpond_core.master import changes, planner
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import wire
 from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Find, Merge, Patch, Step
@@ -182,7 +182,7 @@ def _prepares(volume: VirtualVolume, leg: Leg) -> int:
     growing = volume.status.growth
     if growing is None:
         return 0
-    return min(growing.size_bytes, layout.capacity_bytes(growth.given(volume, leg).extents))
+    return min(growing.size_bytes, layout.capacity_bytes(volume.status.given(leg).extents))
 
 
 def copied(world: World, volume: VirtualVolume) -> VirtualVolume:

@@ -196,7 +196,7 @@ def spared(world: World, volume: VirtualVolume, now: float) -> Decision | None:
         return Wait("TooManyLegs", "waits for legs that are being given back before it takes a spare", None)
     places = allocate(world.spaces(), _need(world, volume, look), 1)
     if isinstance(places, Refusal):
-        return Wait("NoRoom", f"no spare can be placed: {places.sentence()}", now + RETRY_SECONDS)
+        return Wait("NoRoom", f"{v.NO_SPARE}: {places.sentence()}", now + RETRY_SECONDS)
     if act := _labelled(volume, {places[0].node}):
         return act
     spare = _leg(volume.status.next_leg, places[0], state="Rebuilding", complete=False)

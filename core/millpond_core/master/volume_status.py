@@ -242,7 +242,7 @@ def _notices(volume: VirtualVolume, fields: dict[str, Any]) -> list[Notice]:
     was, resized = (conditions.find(there, "Resized") for there in (volume.status.conditions, fields["conditions"]))
     if resized and resized.reason in _TOLD and (was is None or was.reason != resized.reason):
         notices.append(Notice("Resized", resized.message, warning=resized.status != "True"))
-    if _NO_SPARE in message and _NO_SPARE not in volume.status.message:
+    if v.NO_SPARE in message and v.NO_SPARE not in volume.status.message:
         notices.append(Notice("NoRoom", message, warning=True))
     if operations.CANNOT_COPY in message and operations.CANNOT_COPY not in volume.status.message:
         notices.append(Notice("CannotCopy", message, warning=True))
@@ -251,5 +251,3 @@ def _notices(volume: VirtualVolume, fields: dict[str, Any]) -> list[Notice]:
 
 _TOLD = ("Done", "NoRoom", "Invalid")
 """Reasons of Resized that people would want to be told."""
-
-_NO_SPARE = "no spare can be placed"

@@ -17,6 +17,9 @@ from millpond_core.model import StorageDevice, VirtualVolume
 from millpond_core.model.virtualvolume import Leg, LegReport, NodeReport, PathReport, Progress, VolumePhase
 from millpond_core.units import leg_units, parse_quantity, round_up
 
+NO_SPARE = "no spare can be placed"
+"""Words of status.message while there is no device for one more leg: others look for them, as no condition says it."""
+
 
 class Loss(NamedTuple):
     """A leg is out of reach."""

@@ -258,25 +258,22 @@ class World:
 
     def spaces(self) -> list[Space]:
         """The devices as the allocator sees them."""
-        found = []
-        for device in self.devices.values():
-            seen = device.status.observation
-            node = self.nodes.get(device.spec.node_name)
-            capacity = seen.capacity_bytes // UNIT_BYTES
-            free = free_runs(capacity, self.used(seen.device_uuid)) if seen.device_uuid else ()
-            found.append(
-                Space(
-                    name=device.metadata.name,
-                    uuid=seen.device_uuid,
-                    node=device.spec.node_name,
-                    pool=device.spec.pool,
-                    free=free,
-                    legs=self.legs_on(seen.device_uuid),
-                    unfit=self.unfit(device),
-                    labels=node.metadata.labels if node else {},
-                )
-            )
-        return found
+        return [self.space(device) for device in self.devices.values()]
+
+    def space(self, device: StorageDevice) -> Space:
+        """One device as the allocator sees it."""
+        seen, node = device.status.observation, self.nodes.get(device.spec.node_name)
+        capacity = seen.capacity_bytes // UNIT_BYTES
+        return Space(
+            name=device.metadata.name,
+            uuid=seen.device_uuid,
+            node=device.spec.node_name,
+            pool=device.spec.pool,
+            free=free_runs(capacity, self.used(seen.device_uuid)) if seen.device_uuid else (),
+            legs=self.legs_on(seen.device_uuid),
+            unfit=self.unfit(device),
+            labels=node.metadata.labels if node else {},
+        )
 
     def unfit(self, device: StorageDevice) -> str:
         """Why no leg may be placed on a device; empty: it may."""

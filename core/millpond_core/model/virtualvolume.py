@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
+import msgspec
 from msgspec import Meta
 
 from millpond_core.model.meta import UUID_PATTERN, Column, Condition, ObjectMeta, Rule, Wire, keyed
@@ -159,6 +160,12 @@ class VirtualVolumeStatus(Wire, frozen=True, kw_only=True):
     def mapped_bytes(self) -> int:
         """Usable bytes by the record; 0: there is no mapping yet, as far as anyone noted."""
         return self.mapping.size_bytes or self.size_bytes
+
+    def given(self, leg: Leg) -> Leg:
+        """A leg with the extents that it is being given."""
+        if self.growth is None:
+            return leg
+        return msgspec.structs.replace(leg, extents=[*leg.extents, *self.growth.of(leg.id)])
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -68,13 +68,10 @@ class LegsPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 def mine(volume: VirtualVolume, node: str) -> list[Leg]:
     """Legs and spares of ``volume`` on ``node``, each with what it is being given."""
-    mapping, growth = volume.status.mapping, volume.status.growth
+    mapping = volume.status.mapping
     known = {leg.id for leg in mapping.legs}
     spares = [leg for leg in volume.status.spares if leg.id not in known]
-    there = [leg for leg in (*mapping.legs, *spares) if leg.node == node]
-    if growth is None:
-        return there
-    return [msgspec.structs.replace(leg, extents=[*leg.extents, *growth.of(leg.id)]) for leg in there]
+    return [volume.status.given(leg) for leg in (*mapping.legs, *spares) if leg.node == node]
 
 
 def here(volume: VirtualVolume, leg: Leg, kernel: Kernel, memory: Memory) -> LegHere:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from millpond_core import names
-from millpond_core.master.growth import given
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.virtualvolume import Leg
 from millpond_core.observed import LabelLeg
@@ -106,7 +105,7 @@ def _volume(
     for leg in mapping.legs:
         if not leg.releasing and leg.node in asked:
             on_labels = {d.label.device_uuid: e for d, e in entries if e.leg == leg.id}
-            yield from _leg(about, (leg, given(volume, leg)), devices, on_labels, record)
+            yield from _leg(about, (leg, volume.status.given(leg)), devices, on_labels, record)
             yield from _kernel(about, volume, leg, devices, seen)
 
 

@@ -383,11 +383,16 @@ class Kube(Protocol):
 
     async def list(self, kind: type[Kind], *, labels: str = "", fields: str = "") -> list[Kind]: ...
 
+    def scan(self, kind: type[Kind], *, labels: str = "", fields: str = "") -> AsyncIterator[Kind]:
+        """What ``list`` returns, a page at a time: for whoever does not keep all of it."""
+        ...
+
     def watch(self, kind: type[Kind], *, labels: str = "", fields: str = "") -> AsyncIterator[tuple[str, Kind]]:
         """("SYNCED"|"ADDED"|"MODIFIED"|"DELETED", object), for ever.
 
         A list first, as ADDED events, then one SYNCED event (with an empty object); after every relist the same, with
-        DELETED for what is gone. Bounded silence: reconnects by itself.
+        DELETED, after the ADDED ones, for what is gone. Of what is gone the object has its name and its uid, no more.
+        Bounded silence: reconnects by itself.
         """
         ...
 

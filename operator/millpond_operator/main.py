@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import uuid
+from collections.abc import Iterable
 
 from millpond_adapters import stacks
 from millpond_adapters.clock import SystemClock
@@ -22,10 +23,9 @@ from millpond_adapters.kube import Access, ApiKube, load
 from millpond_core import names
 from millpond_core.errors import Invalid, MillpondError, NotFound
 from millpond_core.master.adoption import policies
-from millpond_core.master.world import KINDS, PROTECTED, Object, RebuildLimits
+from millpond_core.master.world import KINDS, PROTECTED, RebuildLimits
 from millpond_core.model import API_VERSION
 from millpond_core.ports import Kube
-from millpond_operator.events import Events, Sink
 from millpond_operator.failover import Failover
 from millpond_operator.heartbeats import Heartbeats
 from millpond_operator.leader import Leader
@@ -39,9 +39,6 @@ def main() -> None:
     """Entry point of ``millpond-operator``."""
     level = os.environ.get("LOG_LEVEL", "INFO").upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("kopf").setLevel(logging.WARNING)
-    # It says each time that it leaves signals to us, which is what is wanted.
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     try:
         access = load()
         asyncio.run(run(access, namespace=os.environ.get("POD_NAMESPACE") or access.namespace))
@@ -71,7 +68,6 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
         leader = Leader(kube, clock, identity, namespace)
         heartbeats = Heartbeats(kube, clock, master, namespace)
         failover = Failover(kube, clock, master)
-        events = Events(access, _into(master), asyncio.get_running_loop())
 
         async def lead() -> None:
             await master.load()
@@ -81,34 +77,27 @@ async def run(access: Access, *, namespace: str, port: int | None = None, stop: 
                 if moves_pods:
                     group.create_task(failover.run())
 
-        def wrong() -> str:
-            return "" if events.alive else "kopf has ended"
-
         def metrics() -> str:
             return text(master.world, master.counts, leading=leader.leading, waiting=len(master.agenda))
 
         if not await _kinds_are_there(kube, stop):
             return
-        events.start()
-        campaign = asyncio.create_task(leader.run(lead), name="leader")
-        # Whoever begins to lead when the leader's node dies has seen for how long that node is silent.
-        watch = asyncio.create_task(heartbeats.run(), name="heartbeats")
         asked = asyncio.create_task(stop.wait(), name="stop")
-        dead = asyncio.create_task(asyncio.to_thread(events.wait), name="kopf")
+        parts = [asyncio.create_task(master.follow(kind), name=kind.plural) for kind in KINDS]
+        parts.append(asyncio.create_task(leader.run(lead), name="leader"))
+        # Whoever begins to lead when the leader's node dies has seen for how long that node is silent.
+        parts.append(asyncio.create_task(heartbeats.run(), name="heartbeats"))
         try:
-            parts = [campaign, watch, asked, dead]
-            if port:
-                async with Health(port, alive=wrong, metrics=metrics):
-                    await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            else:
-                await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            async with Health(port, metrics=metrics) if port else contextlib.nullcontext():
+                await asyncio.wait([asked, *parts], return_when=asyncio.FIRST_COMPLETED)
             if not asked.done():
-                raise RuntimeError("a part of the operator ended by itself") from (_error(campaign) or _error(watch))
+                ended = [part for part in parts if part.done()]
+                names_ = ", ".join(part.get_name() for part in ended)
+                raise RuntimeError(f"a part of the operator ended by itself: {names_}") from _error(ended)
         finally:
-            for task in (campaign, watch, asked):
+            for task in (asked, *parts):
                 task.cancel()
-            await asyncio.wait([campaign, watch, asked], timeout=8.0)
-            await events.stop()
+            await asyncio.wait([asked, *parts], timeout=8.0)
 
 
 def _moves_pods(failover: str) -> bool:
@@ -129,7 +118,7 @@ def _number(variable: str) -> int:
 
 
 async def _kinds_are_there(kube: Kube, stop: asyncio.Event) -> bool:
-    """Wait for the API server and for our kinds: kopf asks for them once. False: told to stop first."""
+    """Wait for the API server and for our kinds, and say what is missing. False: told to stop first."""
     wanted = {kind.plural for kind in KINDS}
     while not stop.is_set():
         try:
@@ -147,18 +136,8 @@ async def _kinds_are_there(kube: Kube, stop: asyncio.Event) -> bool:
     return False
 
 
-def _into(master: Master) -> Sink:
-    def sink(kind: str, obj: Object) -> None:
-        if kind == "DELETED":
-            master.remove(obj)
-        else:
-            master.put(obj)
-
-    return sink
-
-
-def _error(task: asyncio.Task[None]) -> BaseException | None:
-    return task.exception() if task.done() and not task.cancelled() else None
+def _error(ended: Iterable[asyncio.Task[None]]) -> BaseException | None:
+    return next((error for task in ended if not task.cancelled() and (error := task.exception())), None)
 
 
 def _on_signals() -> asyncio.Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -64,14 +65,22 @@ class Master:
         asked for before anything is decided.
         """
         for kind in KINDS:
-            there: list[Object] = [*await self._kube.list(kind)]
-            names_ = {obj.metadata.name for obj in there}
-            known = [obj for obj in self.world.all() if type(obj) is kind]
-            self._doubted |= {_key(obj) for obj in known if obj.metadata.name not in names_}
-            for obj in there:
+            there: set[str] = set()
+            async for obj in self._kube.scan(kind):
+                there.add(obj.metadata.name)
                 self.put(obj)
+            known = [obj for obj in self.world.all() if type(obj) is kind]
+            self._doubted |= {_key(obj) for obj in known if obj.metadata.name not in there}
         for obj in self.world.all():
             self._look(obj)
+
+    async def follow(self, kind: type[Object]) -> None:
+        """Take in all that is seen of a kind, for ever."""
+        async for event, obj in self._kube.watch(kind):
+            if event == "DELETED":
+                self.remove(obj)
+            elif event != "SYNCED":
+                self.put(obj)
 
     def put(self, obj: Object) -> None:
         """A version of an object was seen."""
@@ -88,12 +97,13 @@ class Master:
             self._feed_starving()
 
     def remove(self, obj: Object) -> None:
-        """An object is gone."""
+        """An object is gone; ``obj`` has its name and its uid."""
         self._unreadable.discard(_key(obj))
-        if self.world.remove(obj):
+        last = self.world.get(type(obj), obj.metadata.name)
+        if self.world.remove(obj) and last is not None:
             self.agenda.drop(_key(obj))
             self._starving.discard(_key(obj))
-            self._touch(obj)
+            self._touch(last)
             self._feed_starving()
 
     def judge(self, health: dict[str, Health]) -> None:
@@ -118,6 +128,7 @@ class Master:
             key = self.agenda.pop(self._clock.boottime())
             if key is not None:
                 await self.look(key)
+                await asyncio.sleep(0)  # a look that writes nothing waits for nothing: the Lease is to be renewed, too
                 continue
             at = self.agenda.next_at()
             wait = 1.0 if at is None else min(max(at - self._clock.boottime(), 0.0), 1.0)

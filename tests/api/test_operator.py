@@ -1,4 +1,4 @@
-"""The operator's real process on a real API server, with scripted nodes: kopf's events, the CRDs' rules, its memory."""
+"""The operator's real process on a real API server, with scripted nodes: its watches, the CRDs' rules, its memory."""
 
 from __future__ import annotations
 

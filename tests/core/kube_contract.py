@@ -49,6 +49,24 @@ async def test_a_watch_lists_says_synced_and_follows(kube: Kube) -> None:
     assert await take(stream, 3) == [("ADDED", "b"), ("MODIFIED", "a"), ("DELETED", "b")]
 
 
+async def test_of_what_is_gone_a_watch_has_name_and_uid_alone(kube: Kube) -> None:
+    made = await kube.create(volume("a"))
+    stream = kube.watch(VirtualVolume)
+    await take(stream, 2)
+    await kube.delete(VirtualVolume, "a")
+    event, gone = await asyncio.wait_for(anext(stream), 1)
+    assert (event, gone) == ("DELETED", VirtualVolume(metadata=ObjectMeta(name="a", uid=made.metadata.uid)))
+
+
+async def test_a_scan_has_what_a_list_has(kube: Kube) -> None:
+    for node in ("n1", "n2", "n2"):
+        await kube.create(volume(f"v{len(await kube.list(VirtualVolume))}", node=node))
+    for labels in ("", "node=n2", "node=n9"):
+        listed = await kube.list(VirtualVolume, labels=labels)
+        assert [obj async for obj in kube.scan(VirtualVolume, labels=labels)] == listed
+        assert len(listed) == {"": 3, "node=n2": 2, "node=n9": 0}[labels]
+
+
 async def test_leaving_a_selection_looks_like_a_deletion(kube: Kube) -> None:
     await kube.create(volume("a", node="n1"))
     stream = kube.watch(VirtualVolume, labels="node=n1")

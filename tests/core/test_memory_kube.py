@@ -23,7 +23,7 @@ async def test_what_vanished_during_an_outage_is_deleted_by_the_relist(kube: Mem
     await take(stream, 3)
     await kube.delete(VirtualVolume, "a")
     kube.relist()
-    assert await take(stream, 3) == [("DELETED", "a"), ("ADDED", "b"), ("SYNCED", "")]
+    assert await take(stream, 3) == [("ADDED", "b"), ("DELETED", "a"), ("SYNCED", "")]
 
 
 async def test_a_lease_is_one_holders_until_it_stands_still() -> None:

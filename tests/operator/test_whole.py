@@ -15,7 +15,7 @@ from millpond_core import names
 from millpond_core.errors import MillpondError
 from millpond_core.instants import stamp
 from millpond_core.master.conditions import find
-from millpond_core.master.world import KINDS, Object
+from millpond_core.master.world import KINDS
 from millpond_core.model import ObjectMeta, Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.operation import LongOperation
 from millpond_core.model.quiescence import QuiescenceSpec, Scope
@@ -51,7 +51,7 @@ class Whole(Cluster):
         moving = Failover(self.kube, clock, self.master)
         await self.master.load()
         self._work = [asyncio.create_task(self._lead(self.master, hearts, moving))]
-        self._work += [asyncio.create_task(self._feed(self.master, kind)) for kind in KINDS]
+        self._work += [asyncio.create_task(self.master.follow(kind)) for kind in KINDS]
 
     async def end_master(self) -> None:
         """As with SIGKILL."""
@@ -70,13 +70,6 @@ class Whole(Cluster):
                 await master.look(key)
             await moving.look()
             await asyncio.sleep(0.25)
-
-    async def _feed(self, master: Master, kind: type[Object]) -> None:
-        async for event, obj in self.kube.watch(kind):  # type: ignore[type-var]
-            if event == "DELETED":
-                master.remove(obj)
-            elif event != "SYNCED":
-                master.put(obj)
 
     async def claim(
         self, name: str = "v1", *, copies: int = 2, stripes: int = 1, grace: int = 20, preferred: str = "n1"

@@ -18,7 +18,7 @@ from millpond_adapters.kube.events import Events
 from millpond_adapters.kube.leases import Leases
 from millpond_adapters.kube.objects import codec, metadata
 from millpond_adapters.kube.transport import Transport
-from millpond_adapters.kube.watch import Watch, listed, selection
+from millpond_adapters.kube.watch import Watch, pages, selection
 from millpond_core.errors import Invalid, NotFound
 from millpond_core.model.meta import Wire
 from millpond_core.ports import Kind
@@ -62,9 +62,13 @@ class ApiKube:
         return one.decode(await self._transport.request("GET", one.path(name), repeatable=True))
 
     async def list(self, kind: type[Kind], *, labels: str = "", fields: str = "") -> list[Kind]:
+        return [obj async for obj in self.scan(kind, labels=labels, fields=fields)]
+
+    async def scan(self, kind: type[Kind], *, labels: str = "", fields: str = "") -> AsyncIterator[Kind]:
         one = codec(kind)
-        items, _ = await listed(self._transport, one, selection(labels, fields))
-        return [one.decode(item) for item in items]
+        async for part in pages(self._transport, one, selection(labels, fields)):
+            for item in part.items:
+                yield one.decode(item)
 
     async def watch(self, kind: type[Kind], *, labels: str = "", fields: str = "") -> AsyncIterator[tuple[str, Kind]]:
         watch = Watch(self._transport, codec(kind), labels, fields)

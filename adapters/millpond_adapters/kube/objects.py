@@ -9,7 +9,7 @@ from typing import Any, Generic
 import msgspec
 
 from millpond_core.errors import Invalid
-from millpond_core.model import API_VERSION
+from millpond_core.model import API_VERSION, ObjectMeta
 from millpond_core.model.meta import Wire
 from millpond_core.ports import Kind
 
@@ -20,6 +20,7 @@ class Version(msgspec.Struct, rename="camel", frozen=True):
     """The metadata that every object has, whatever else it holds."""
 
     name: str = ""
+    uid: str = ""
     resource_version: str = ""
 
 
@@ -73,6 +74,10 @@ class Codec(Generic[Kind]):
         except msgspec.MsgspecError as error:
             name = _head.decode(data).metadata.name
             raise Invalid(f"{self.kind.__name__} {name!r} cannot be read: {error}") from error
+
+    def named(self, name: str, uid: str) -> Kind:
+        """The object of which nothing else is known, since it is gone."""
+        return self.kind(metadata=ObjectMeta(name=name, uid=uid))
 
     def encode(self, **content: Any) -> bytes:
         """An object of this kind with ``content`` beside its type."""

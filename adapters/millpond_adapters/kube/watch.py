@@ -29,15 +29,14 @@ def selection(labels: str, fields: str) -> dict[str, str]:
     return {name: value for name, value in (("labelSelector", labels), ("fieldSelector", fields)) if value}
 
 
-async def listed(transport: Transport, codec: Codec[Kind], query: Mapping[str, str]) -> tuple[list[msgspec.Raw], str]:
-    """All objects, undecoded, and the resource version of the list."""
-    items: list[msgspec.Raw] = []
+async def pages(transport: Transport, codec: Codec[Kind], query: Mapping[str, str]) -> AsyncIterator[Page]:
+    """A list, some objects at a time."""
     more = {"limit": str(PAGE)}
     while True:
         part = await _page(transport, codec, {**query, **more})
-        items += part.items
+        yield part
         if not part.metadata.continued:
-            return items, part.metadata.resource_version
+            return
         more["continue"] = part.metadata.continued
 
 
@@ -56,7 +55,8 @@ class Watch(Generic[Kind]):
         self._transport = transport
         self._codec = codec
         self._query = selection(labels, fields)
-        self._known: dict[str, Kind | None] = {}
+        self._known: dict[str, str] = {}
+        """Names and uids of what is there. The objects are for who watches to keep: they are not held twice."""
         self._version = ""
         self.heard = time.monotonic()
 
@@ -95,17 +95,18 @@ class Watch(Generic[Kind]):
         return older
 
     async def _list(self) -> AsyncIterator[tuple[str, Kind]]:
-        items, version = await listed(self._transport, self._codec, self._query)
-        self.heard = time.monotonic()
-        current = {head(item).metadata.name: item for item in items}
-        for name in [name for name in self._known if name not in current]:
-            gone = self._known.pop(name)
-            if gone is not None:
-                yield "DELETED", gone
-        for name, item in current.items():
-            found = self._read(name, item)
-            if found is not None:
-                yield "ADDED", found
+        there: set[str] = set()
+        version = ""
+        async for part in pages(self._transport, self._codec, self._query):
+            self.heard = time.monotonic()
+            for item in part.items:
+                there.add(self._note(item))
+                found = self._read(item)
+                if found is not None:
+                    yield "ADDED", found
+            version = part.metadata.resource_version
+        for name in [name for name in self._known if name not in there]:
+            yield "DELETED", self._codec.named(name, self._known.pop(name))
         yield "SYNCED", self._codec.kind()
         self._version = version
 
@@ -123,26 +124,27 @@ class Watch(Generic[Kind]):
                 event = watch_event(line)
                 if event.type == "ERROR":
                     raise answers.error(answers.status(0, bytes(event.object)), f"GET {self._codec.collection} (watch)")
-                version = head(event.object).metadata
+                seen = head(event.object).metadata
                 if event.type == "DELETED":
-                    gone = self._known.pop(version.name, None)
-                    last = self._read(version.name, event.object) or gone
-                    self._known.pop(version.name, None)
-                    if last is not None:
-                        yield "DELETED", last
+                    self._known.pop(seen.name, None)
+                    yield "DELETED", self._codec.named(seen.name, seen.uid)
                 elif event.type != "BOOKMARK":
-                    found = self._read(version.name, event.object)
+                    self._note(event.object)
+                    found = self._read(event.object)
                     if found is not None:
                         yield event.type, found
-                self._version = version.resource_version
+                self._version = seen.resource_version
 
-    def _read(self, name: str, item: msgspec.Raw) -> Kind | None:
-        """The object, noted as known. One that cannot be read stays as it was known: it is not gone."""
+    def _note(self, item: msgspec.Raw) -> str:
+        """The name of an object that is there."""
+        seen = head(item).metadata
+        self._known[seen.name] = seen.uid
+        return seen.name
+
+    def _read(self, item: msgspec.Raw) -> Kind | None:
+        """The object. One that cannot be read stays as it was last seen: it is not gone."""
         try:
-            found: Kind | None = self._codec.decode(item)
+            return self._codec.decode(item)
         except Invalid as error:
             log.error("%s; it is left as it was last seen", error)
-            self._known.setdefault(name, None)
             return None
-        self._known[name] = found
-        return found

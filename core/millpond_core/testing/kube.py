@@ -101,6 +101,10 @@ class MemoryKube:
         await self._reach("list", kind)
         return [_typed(kind, found) for found in self._listed(kind, labels, fields)]
 
+    async def scan(self, kind: type[Kind], *, labels: str = "", fields: str = "") -> AsyncIterator[Kind]:
+        for obj in await self.list(kind, labels=labels, fields=fields):
+            yield obj
+
     async def watch(self, kind: type[Kind], *, labels: str = "", fields: str = "") -> AsyncIterator[tuple[str, Kind]]:
         feed: deque[Change] = deque()
         self._store.feeds.append(feed)
@@ -111,17 +115,17 @@ class MemoryKube:
                 broken = self._broken
                 feed.clear()
                 listed = {found["metadata"]["name"]: found for found in self._listed(kind, labels, fields)}
-                for name in known.keys() - listed.keys():
-                    yield "DELETED", _typed(kind, known[name])
-                known = listed
                 for found in listed.values():
                     yield "ADDED", _typed(kind, found)
+                for name in known.keys() - listed.keys():
+                    yield "DELETED", _gone(kind, known[name])
+                known = listed
                 yield "SYNCED", kind()
                 while broken == self._broken:
                     while feed and not self._out and broken == self._broken:
                         event = _event(feed.popleft(), kind, labels, fields, known)
                         if event is not None:
-                            yield event[0], _typed(kind, event[1])
+                            yield event[0], (_gone if event[0] == "DELETED" else _typed)(kind, event[1])
                     if broken == self._broken:
                         await self._wait()
         finally:
@@ -290,6 +294,12 @@ def _document(obj: Wire) -> Document:
 
 def _typed(kind: type[Kind], document: Document) -> Kind:
     return msgspec.convert(document, kind)
+
+
+def _gone(kind: type[Kind], document: Document) -> Kind:
+    """What a watch says of an object that is gone."""
+    metadata = {name: document["metadata"].get(name, "") for name in ("name", "uid")}
+    return msgspec.convert({**document, "metadata": metadata, "spec": {}, "status": {}}, kind)
 
 
 def _filled(document: Document) -> Document:

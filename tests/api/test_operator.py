@@ -161,8 +161,11 @@ async def test_deleting_gives_everything_back(kube: ApiKube, nodes: Nodes, opera
     raise AssertionError(f"{volumes}, legs {[device.status.legs for device in devices]}")
 
 
-def test_it_ends_soon_when_it_is_told_to(operator: subprocess.Popen[bytes]) -> None:
-    time.sleep(3)
+def test_it_ends_soon_when_it_is_told_to(operator: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    log, end = tmp_path / "operator.log", time.monotonic() + 60
+    while " leads" not in log.read_text():
+        assert time.monotonic() < end, log.read_text()[-2000:]
+        time.sleep(0.1)
     began = time.monotonic()
     assert stop(operator) == 0
     assert time.monotonic() - began < 8

@@ -31,11 +31,11 @@ UNIT_FOLDERS = (
     "repo", "core", "adapters", "node", "operator", "csi", "cli", "chart", "lab", "demo", "faults", "external", "bench",
 )
 # fmt: on
-E2E = ("e2e/tests/test_install.py", "e2e/tests/test_bad_input.py", "e2e/tests/test_main_job.py")
+E2E = tuple(f"e2e/tests/test_{name}.py" for name in ("install", "bad_input", "main_job", "kubernetes"))
 CONFORMANCE = tuple(f"tests/conformance/test_{name}.py" for name in ("interface", "external_names", "sanity_doubles"))
 PLANE = ("etcd", "kube-apiserver", "kubectl")
 SANITY = ("csi-sanity",)
-EXTERNAL = ("e2e.test", "ginkgo", "agnhost", "bastion")
+KUBERNETES = ("e2e.test", "ginkgo", "agnhost", "bastion")
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,12 @@ def tiers(release: str) -> dict[str, list[Run]]:
         "faults": [
             pytest("faults", "tests/field", "-sx", minutes=35, env={"MILLPOND_KERNEL": other(release)}, needs=PLANE)
         ],
-        "e2e": [pytest("e2e", "e2e/tests", minutes=60, env=cluster)],
+        "e2e": [pytest("e2e", "e2e/tests", minutes=60, env=cluster, needs=KUBERNETES)],
         "conformance": [pytest("conformance", "tests/conformance", minutes=60, env=cluster, needs=SANITY)],
-        # A selection of Kubernetes' own tests of storage drivers: ten minutes, and a cluster of its own.
-        # Not in `make test` before it has passed on a quiet machine; whole it is `make e2e-kubernetes`.
-        "external": [
-            Run("external", [python, "-m", "external", "--kernel", release, "--selection"], 35, needs=EXTERNAL)
-        ],
         # What `make test` runs of these two. The rest of e2e/tests and csi-sanity on the cluster are `make e2e` and
         # `make test-conformance`: they join once they have passed, whole, on a quiet machine.
         "cluster": [
-            pytest("e2e", *E2E, minutes=45, env=cluster),
+            pytest("e2e", *E2E, minutes=45, env=cluster, needs=KUBERNETES),
             pytest("conformance", *CONFORMANCE, minutes=20, needs=SANITY),
         ],
     }
@@ -250,7 +245,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "tier",
-        choices=["all", "lint", "unit", "model", "api", "kernel", "faults", "conformance", "e2e", "external"],
+        choices=["all", "lint", "unit", "model", "api", "kernel", "faults", "conformance", "e2e"],
     )
     parser.add_argument("--kernel", default=KERNELS[0], choices=KERNELS, help="of the cluster's nodes")
     options = parser.parse_args()

@@ -16,6 +16,7 @@ from demo.cluster import Cluster
 from demo.errors import DemoError
 from demo.faults import Faults, LabFaults
 from demo.workload import Workload
+from external import images as kubernetes_images
 from lab import cluster as lab_cluster
 from lab import components, images, kernels
 from lab.errors import LabError
@@ -67,7 +68,8 @@ def _begin(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is told to end takes its lab down, too
     at_the_end(lambda: lab_cluster.down(name))
     kernel = os.environ.get("MILLPOND_KERNEL", kernels.DEFAULT)
-    session = of(lab_cluster.up(name, kernel=kernel, disks=DISKS, archives=[images.millpond()]))
+    theirs = kubernetes_images.archives(components.ensure("e2e.test"), build_folder("images"))
+    session = of(lab_cluster.up(name, kernel=kernel, disks=DISKS, archives=[images.millpond(), *theirs]))
     session.install()
     install.ready(session.cluster)
     install.adopt(session.cluster, per_node=ADOPTED)

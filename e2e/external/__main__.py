@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with run.cluster(given.name or f"external-{os.getpid()}", given.kernel, folder, keep=given.keep) as session:
             try:
                 found = run.all_parts(session, chosen, folder)
-                problems = judge(found, least(chosen))
+                problems = outcome.problems(found, least(chosen))
             except (LabError, DemoError) as error:
                 found, problems = [], [str(error)]
             if problems:
@@ -64,15 +64,6 @@ def listed(chosen: Sequence[Part], folder: Path) -> int:
         return 1
     print("\n".join(map(rehearsal.told, found)))
     return 1 if any(list(known.unexplained(each.skipped, each.part.capabilities)) for each in found) else 0
-
-
-def judge(found: Sequence[outcome.Outcome], must_pass: int) -> list[str]:
-    """What must not be."""
-    problems = [problem for each in found for problem in each.problems()]
-    passed = sum(len(each.passed) for each in found)
-    if passed < must_pass:
-        problems.append(f"{passed} tests passed, {must_pass} must at least")
-    return problems
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ RECIPE = "1"
 
 def registries(folder: Path) -> dict[str, str]:
     """The environment that has the tests take their images from ``REGISTRY``; its file is written into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "registries.json"
     path.write_text(json.dumps(dict.fromkeys(REGISTRIES, REGISTRY)))
     return {"KUBE_TEST_REPO_LIST": str(path)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from external import known
@@ -38,6 +38,13 @@ class Outcome:
         for name in self.left_out:
             if self.part.chosen(name):
                 yield f"{name}: did not run, and nothing says why (was the part out of time?)"
+
+
+def problems(found: Sequence[Outcome], must_pass: int) -> list[str]:
+    """What must not be, all parts taken together; so many tests must have passed."""
+    bad = [problem for each in found for problem in each.problems()]
+    passed = sum(len(each.passed) for each in found)
+    return bad if passed >= must_pass else [*bad, f"{passed} tests passed, {must_pass} must at least"]
 
 
 def read(junit: bytes, part: Part) -> Outcome:

@@ -23,6 +23,7 @@ ORDER = (
     "test_install",
     "test_bad_input",
     "test_main_job",
+    "test_kubernetes",
     "test_volumes",
     "test_return",
     "test_blink",

@@ -7,7 +7,6 @@ from xml.sax.saxutils import quoteattr
 import pytest
 
 from external import known, outcome
-from external.__main__ import judge
 from external.parts import LEAST, SELECTION, SELECTION_LEAST, WHOLE, Part, least
 
 DRIVER = "External Storage [Driver: csi.millpond.io]"
@@ -88,8 +87,8 @@ def test_one_that_was_chosen_and_never_came_is_a_failure() -> None:
 
 def test_too_few_are_a_failure() -> None:
     few = outcome.Outcome(ANY, passed={f"{STORES} {number}": 1.0 for number in range(LEAST - 1)})
-    assert judge([few], LEAST) == ["59 tests passed, 60 must at least"]
-    assert judge([few, outcome.Outcome(LEGS, passed={TOPOLOGY: 1.0})], LEAST) == []
+    assert outcome.problems([few], LEAST) == ["59 tests passed, 60 must at least"]
+    assert outcome.problems([few, outcome.Outcome(LEGS, passed={TOPOLOGY: 1.0})], LEAST) == []
     assert (least(WHOLE), least(SELECTION)) == (LEAST, SELECTION_LEAST)
 
 

@@ -15,6 +15,7 @@ from millpond_core import names
 CLASS = "millpond-mirrored"
 """The chart's own: two copies, bound when a pod is scheduled."""
 LEGS_CLASS = "external-legs"
+IMMEDIATE_CLASS = "external-immediate"
 ATTRIBUTES_CLASS = "external-attributes"
 
 SMALLEST = "300Mi"
@@ -74,8 +75,9 @@ TIMEOUTS: Mapping[str, str] = {
 }
 
 
-def definition(*, legs: bool = False, timeouts: Mapping[str, str] = TIMEOUTS) -> Object:
-    """The definition, to be written as JSON. ``legs``: of the class ``LEGS_CLASS``."""
+def definition(of_class: str = CLASS, timeouts: Mapping[str, str] = TIMEOUTS) -> Object:
+    """The definition, to be written as JSON; its volumes are of that StorageClass."""
+    legs = of_class == LEGS_CLASS
     driver: dict[str, Any] = {
         "Name": names.DRIVER,
         "SupportedSizeRange": {"Min": SMALLEST, "Step": STEP},
@@ -92,7 +94,7 @@ def definition(*, legs: bool = False, timeouts: Mapping[str, str] = TIMEOUTS) ->
         driver["TopologyKeys"] = [names.TOPOLOGY_KEY]
     return {
         "DriverInfo": driver,
-        "StorageClass": {"FromExistingClassName": LEGS_CLASS if legs else CLASS},
+        "StorageClass": {"FromExistingClassName": of_class},
         "VolumeAttributesClass": {"FromExistingClassName": ATTRIBUTES_CLASS},
         "Timeouts": dict(timeouts),
     }
@@ -100,15 +102,7 @@ def definition(*, legs: bool = False, timeouts: Mapping[str, str] = TIMEOUTS) ->
 
 def objects() -> list[Object]:
     """The classes that a definition names and the chart does not have."""
-    legs = {
-        "apiVersion": "storage.k8s.io/v1",
-        "kind": "StorageClass",
-        "metadata": {"name": LEGS_CLASS},
-        "provisioner": names.DRIVER,
-        "volumeBindingMode": "WaitForFirstConsumer",
-        "allowVolumeExpansion": True,
-        "parameters": {"copies": "1", "access": "LegNodes"},
-    }
+    legs = storage_class(LEGS_CLASS, parameters={"copies": "1", "access": "LegNodes"})
     attributes = {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "VolumeAttributesClass",
@@ -116,4 +110,19 @@ def objects() -> list[Object]:
         "driverName": names.DRIVER,
         "parameters": {"holdSeconds": "20", "maxRebuildRate": "100000"},
     }
-    return [legs, attributes]
+    return [legs, storage_class(IMMEDIATE_CLASS, "Immediate"), attributes]
+
+
+def storage_class(
+    name: str, binding: str = "WaitForFirstConsumer", parameters: Mapping[str, str] | None = None
+) -> Object:
+    """One of ours; two copies unless the parameters say otherwise."""
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": name},
+        "provisioner": names.DRIVER,
+        "volumeBindingMode": binding,
+        "allowVolumeExpansion": True,
+        "parameters": dict(parameters or {}),
+    }

@@ -24,9 +24,14 @@ class Part:
     minutes: float
     focus: tuple[str, ...]
     skip: tuple[str, ...] = ()
-    legs: bool = False
-    """With the class whose volumes are reached where their legs lie, on a chart that publishes capacity."""
+    of_class: str = definition.CLASS
+    """StorageClass of the volumes; the chart publishes capacity for ``definition.LEGS_CLASS``."""
     at_once: int = AT_ONCE
+
+    @property
+    def legs(self) -> bool:
+        """Whether volumes are reached where their legs lie."""
+        return self.of_class == definition.LEGS_CLASS
 
     @property
     def capabilities(self) -> Mapping[str, bool]:
@@ -49,10 +54,13 @@ class Part:
 _DISRUPTIVE = r"\[Disruptive\]"
 """Kubelets are stopped: nothing else may run beside these."""
 _LEGS = (r"\] topology ", r"\] capacity ")
+_UNUSED = r"volume-modify-stress .*should modify volumes"
+"""Changes the attributes of claims that no pod uses, which the API server allows once they are bound."""
 WHOLE = (
-    Part("any", 300, ("",), skip=(_DISRUPTIVE,)),
+    Part("any", 300, ("",), skip=(_DISRUPTIVE, _UNUSED)),
+    Part("immediate", 30, (_UNUSED,), of_class=definition.IMMEDIATE_CLASS),
     Part("disruptive", 90, (_DISRUPTIVE,), at_once=1),
-    Part("legs", 40, _LEGS, legs=True),
+    Part("legs", 40, _LEGS, of_class=definition.LEGS_CLASS),
 )
 """Every test of what the driver can do."""
 

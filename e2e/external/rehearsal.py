@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from demo.cluster import Cluster, Object
@@ -39,7 +40,7 @@ def cluster() -> Iterator[Cluster]:
             # admission gives each new node a taint, and status is not written by apply
             plane.api.merge(path, {"spec": {"taints": []}})
             plane.api.merge(f"{path}/status", {"status": _STATUS})
-        made.apply(*definition.objects(), _chart_class())
+        made.apply(*definition.objects(), definition.storage_class(definition.CLASS))
         yield made
 
 
@@ -48,7 +49,7 @@ def rehearse(made: Cluster, part: Part, folder: Path) -> outcome.Outcome:
     junit, log, key = folder / f"rehearsal-{part.name}.xml", folder / f"rehearsal-{part.name}.log", folder / "any.key"
     for left in (junit, log):
         left.unlink(missing_ok=True)
-    quick = Part(part.name, MINUTES, part.focus, part.skip, part.legs, part.at_once)
+    quick = replace(part, minutes=MINUTES)
     argv = [*run.arguments(made, quick, folder, junit, timeouts=dict.fromkeys(definition.TIMEOUTS, "1s")), *_OWN]
     command.run(
         ["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], seconds=30
@@ -80,14 +81,3 @@ _STATUS: Mapping[str, object] = {"capacity": _ROOM, "allocatable": _ROOM, "condi
 def _node(name: str) -> Object:
     labels = {names.TOPOLOGY_KEY: name, "kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
-
-
-def _chart_class() -> Object:
-    return {
-        "apiVersion": "storage.k8s.io/v1",
-        "kind": "StorageClass",
-        "metadata": {"name": definition.CLASS},
-        "provisioner": names.DRIVER,
-        "volumeBindingMode": "WaitForFirstConsumer",
-        "allowVolumeExpansion": True,
-    }

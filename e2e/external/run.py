@@ -92,7 +92,7 @@ def arguments(
 ) -> list[str | Path]:
     """The command line. The definition, with those timeouts, is written into ``folder``."""
     driver = folder / f"driver-{part.name}.json"
-    driver.write_text(json.dumps(definition.definition(legs=part.legs, timeouts=timeouts), indent=1))
+    driver.write_text(json.dumps(definition.definition(part.of_class, timeouts), indent=1))
     options = [f"--focus={pattern}" for pattern in part.focuses()] + [f"--skip={pattern}" for pattern in part.skips()]
     options += [f"--timeout={part.minutes:g}m", f"--junit-report={junit.name}", f"--output-dir={junit.parent}"]
     options += [f"--procs={part.at_once}", "--grace-period=5m", "-v", "--no-color", "--silence-skips"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from external import definition
+from external.parts import WHOLE
 from millpond_core import names
 from millpond_core.units import parse_quantity
 from millpond_csi import attributes, controller, node, sizes, validation
@@ -35,8 +36,8 @@ def test_the_definition_says_what_the_driver_says(capability: str, capabilities:
 
 def test_capacity_and_topology_are_told_of_the_class_that_has_them() -> None:
     assert "GET_CAPACITY" in CONTROLLER
-    for legs in (False, True):
-        told = definition.definition(legs=legs)
+    for of_class in (definition.CLASS, definition.IMMEDIATE_CLASS, definition.LEGS_CLASS):
+        legs, told = of_class == definition.LEGS_CLASS, definition.definition(of_class)
         assert told["DriverInfo"]["Capabilities"]["topology"] == legs
         assert told["DriverInfo"]["Capabilities"]["capacity"] == legs
         assert told["DriverInfo"].get("TopologyKeys", []) == ([names.TOPOLOGY_KEY] if legs else [])
@@ -51,11 +52,11 @@ def test_every_filesystem_is_told_and_every_volume_can_have_it() -> None:
 
 
 def test_the_driver_takes_the_classes() -> None:
-    legs, changes = definition.objects()
-    assert legs["provisioner"] == changes["driverName"] == names.DRIVER
+    legs, immediate, changes = definition.objects()
+    assert legs["provisioner"] == immediate["provisioner"] == changes["driverName"] == names.DRIVER
     assert volume_class(legs["parameters"]).leg_nodes_only
     assert attributes.known(changes["parameters"]) == changes["parameters"]
-    assert {legs["metadata"]["name"], changes["metadata"]["name"]} == {
-        definition.definition(legs=True)["StorageClass"]["FromExistingClassName"],
+    assert {each["metadata"]["name"] for each in (legs, immediate, changes)} == {
+        *(part.of_class for part in WHOLE if part.of_class != definition.CLASS),
         definition.definition()["VolumeAttributesClass"]["FromExistingClassName"],
     }

@@ -19,7 +19,7 @@ POPULATED = (
     "should provision storage with any volume data source [Serial]"
 )
 OTHER = "[sig-storage] Projected secret should be consumable"
-ANY, DISRUPTIVE, LEGS = WHOLE
+ANY, _, DISRUPTIVE, LEGS = WHOLE
 
 
 def case(name: str, status: str = "passed", message: str = "", *, kind: str = "[It] ") -> str:

@@ -38,7 +38,7 @@ def test_a_part_is_one_call_within_its_time(part: Part, tmp_path: Path) -> None:
     assert [word for word in ginkgo if word.startswith("--focus=")] == [f"--focus={each}" for each in part.focuses()]
     assert all(f"--skip={each.pattern}" in ginkgo for each in known.LEFT_OUT)
     (driver,) = [word.partition("=")[2] for word in own if word.startswith("--storage.testdriver=")]
-    assert json.loads(Path(driver).read_text()) == definition.definition(legs=part.legs)
+    assert json.loads(Path(driver).read_text()) == definition.definition(part.of_class)
     assert "--kubeconfig=/lab/admin.kubeconfig" in own
 
 

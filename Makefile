@@ -97,7 +97,7 @@ lab-down: ## Stop it and leave nothing behind
 	@$(PY) -m lab down
 
 ##@ Measure
-.PHONY: bench-thread bench-datapath bench-recovery bench-heartbeats bench-hold bench-control
+.PHONY: bench-thread bench-datapath bench-recovery bench-heartbeats bench-hold bench-control bench-csi
 bench-thread: generate-stubs ## The main thread's figures, into docs/performance.md
 	@$(PY) -m bench.thread --kernel $(KERNEL)
 
@@ -115,3 +115,6 @@ bench-hold: generate-stubs ## For how long a writer stands in a quiescence that 
 
 bench-control: generate-stubs ## What a quiescence takes and costs as the cluster grows, into docs/performance.md (SIZE=100x3,1000x50)
 	@$(PY) -m bench.control $(if $(SIZE),--sizes $(SIZE))
+
+bench-csi: generate-stubs ## Claims and pods beside csi-driver-host-path, into docs/performance.md (KERNEL=, COUNT=4: a small trial)
+	@$(PY) -m bench.csi --kernel $(KERNEL) $(if $(COUNT),--count $(COUNT)) $(if $(HOSTPATH),--hostpath $(HOSTPATH))

@@ -40,6 +40,17 @@ def traffic(text: str) -> Traffic:
     return Traffic(requests, size / 1024)
 
 
+def requests(text: str) -> dict[str, float]:
+    """How often each verb was asked of each resource so far; not watches, nor heartbeats and elections (Leases)."""
+    found: dict[str, float] = {}
+    for labels, value in series(text, "apiserver_request_total"):
+        resource, verb = labels.get("resource", ""), labels.get("verb", "")
+        if resource not in ("", "leases") and verb not in _LONG:
+            name = f"{'/'.join(filter(None, (resource, labels.get('subresource'))))} {verb}"
+            found[name] = found.get(name, 0.0) + value
+    return found
+
+
 def total(text: str, name: str, **wanted: str) -> float:
     """The sum of a metric's values whose labels are as ``wanted``; 0 without any."""
     return sum(value for labels, value in series(text, name) if wanted.items() <= labels.items())

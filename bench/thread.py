@@ -13,18 +13,17 @@ from pathlib import Path
 
 from bench.figures import Figures, described, host, replace_section
 
-from demo import install
 from demo.cli import versions
 from demo.cluster import Cluster
 from demo.errors import DemoError
-from demo.faults import Faults, LabFaults
+from demo.faults import Faults
 from demo.job import MIB, MainJob
 from demo.report import Report
-from demo.session import lab_images
+from demo.session import begin
 from demo.story import Story
 from demo.workload import Workload
 from lab import cluster as lab_cluster
-from lab import components, images, kernels
+from lab import images, kernels
 from lab.progress import say
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,11 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(name: str, kernel: str, runs: int) -> tuple[Figures, dict[str, str]]:
     """Bring a cluster up and measure; the caller takes it down."""
     archive = images.millpond()
-    lab = lab_cluster.up(name, kernel=kernel, disks=2, archives=[archive])
-    cluster, faults = Cluster(lab.kubeconfig, components.ensure("kubectl")), LabFaults(lab)
-    install.chart(cluster, components.ensure("helm"), lab_images())
-    install.ready(cluster)
-    install.adopt(cluster, per_node=2)
+    session = begin(name, kernel, disks=2, adopted=2)
+    lab, cluster, faults = session.lab, session.cluster, session.faults
     figures = Figures()
     for run in range(1, runs + 1):
         say(f"run {run} of {runs}")

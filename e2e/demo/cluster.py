@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import http
 import http.client
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +89,19 @@ class Cluster:
             time.sleep(every)
 
     @contextmanager
-    def watch(self, changed: Callable[[str, Object], None]) -> Iterator[None]:
-        """Call ``changed(plural, object)`` for each of Millpond's objects now and at each change, from one thread."""
+    def watch(
+        self,
+        changed: Callable[[str, Object], None],
+        gone: Callable[[str, str], None] = lambda _plural, _name: None,
+        paths: Sequence[str] = tuple(f"{GROUP}/{plural}" for plural in KINDS),
+    ) -> Iterator[None]:
+        """Call ``changed(plural, object)`` for each object of these lists (Millpond's kinds) now and at each change.
+
+        ``gone(plural, name)`` when it is no longer there. One call at a time.
+        """
         stop = threading.Event()
         lock = threading.Lock()
-        links = [_Watch(self, plural, changed, lock, stop) for plural in KINDS]
+        links = [_Watch(self, path, changed, gone, lock, stop) for path in paths]
         try:
             for link in links:
                 link.start()
@@ -128,20 +138,24 @@ class _Watch(threading.Thread):
     def __init__(
         self,
         cluster: Cluster,
-        plural: str,
+        path: str,
         changed: Callable[[str, Object], None],
+        gone: Callable[[str, str], None],
         lock: threading.Lock,
         stop: threading.Event,
     ) -> None:
-        super().__init__(name=f"watch-{plural}", daemon=True)
-        self._cluster, self._plural, self._changed, self._lock, self._stop_asked = cluster, plural, changed, lock, stop
+        self._path, self._plural = path, path.rpartition("/")[2]
+        super().__init__(name=f"watch-{self._plural}", daemon=True)
+        self._cluster, self._changed, self._gone, self._lock, self._stop_asked = cluster, changed, gone, lock, stop
+        self._there: set[str] = set()
         self._link: http.client.HTTPConnection | None = None
 
     def close(self) -> None:
         """Break the connection, so that the thread looks up."""
         link = self._link
         if link is not None and link.sock is not None:
-            link.sock.close()
+            with suppress(OSError):  # it has just ended by itself
+                link.sock.shutdown(socket.SHUT_RDWR)  # closing it would not wake who reads from it
 
     def run(self) -> None:
         while not self._stop_asked.is_set():
@@ -155,13 +169,18 @@ class _Watch(threading.Thread):
                     self._link.close()
 
     def _once(self, link: http.client.HTTPConnection) -> None:
-        link.request("GET", f"{GROUP}/{self._plural}")
-        listed = json.loads(link.getresponse().read())
-        for each in listed.get("items", ()):
+        link.request("GET", self._path)
+        answer = link.getresponse()
+        listed = json.loads(answer.read())
+        if answer.status != http.HTTPStatus.OK:
+            raise ValueError(f"{self._path}: {answer.status}")  # it says nothing about what is there
+        for name in self._there - set(names_of(listed["items"])):
+            self._lost(name)
+        for each in listed["items"]:
             self._tell(each)
         version = listed.get("metadata", {}).get("resourceVersion", "")
         query = urllib.parse.urlencode({"watch": "1", "resourceVersion": version, "timeoutSeconds": WATCH_SECONDS})
-        link.request("GET", f"{GROUP}/{self._plural}?{query}")
+        link.request("GET", f"{self._path}?{query}")
         answer = link.getresponse()
         for line in answer:
             if self._stop_asked.is_set():
@@ -169,12 +188,20 @@ class _Watch(threading.Thread):
             event = json.loads(line)
             if event["type"] in ("ADDED", "MODIFIED"):
                 self._tell(event["object"])
+            elif event["type"] == "DELETED":
+                self._lost(event["object"]["metadata"]["name"])
             elif event["type"] == "ERROR":
                 return
 
     def _tell(self, found: Object) -> None:
         with self._lock:
+            self._there.add(found["metadata"]["name"])
             self._changed(self._plural, found)
+
+    def _lost(self, name: str) -> None:
+        with self._lock:
+            self._there.discard(name)
+            self._gone(self._plural, name)
 
 
 def names_of(objects: Sequence[Object]) -> list[str]:

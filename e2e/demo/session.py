@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from demo.faults import Faults, LabFaults
 from demo.workload import Workload
 from external import images as kubernetes_images
 from lab import cluster as lab_cluster
-from lab import components, images, kernels
+from lab import components, images, kernels, paths
 from lab.errors import LabError
 
 MakeWorkload = Callable[..., Workload]
@@ -67,12 +69,52 @@ def _begin(at_the_end: Callable[[Callable[[], None]], None]) -> Session:
     name = f"e2e-{os.getpid()}"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is told to end takes its lab down, too
     at_the_end(lambda: lab_cluster.down(name))
-    kernel = os.environ.get("MILLPOND_KERNEL", kernels.DEFAULT)
     theirs = kubernetes_images.archives(components.ensure("e2e.test"), build_folder("images"))
-    session = of(lab_cluster.up(name, kernel=kernel, disks=DISKS, archives=[images.millpond(), *theirs]))
+    kernel = os.environ.get("MILLPOND_KERNEL", kernels.DEFAULT)
+    return begin(name, kernel, disks=DISKS, adopted=ADOPTED, archives=theirs)
+
+
+@contextmanager
+def own(
+    name: str,
+    kernel: str,
+    *,
+    disks: int,
+    disk_mib: int,
+    mib: int,
+    archives: Sequence[Path],
+    keep: bool = False,
+) -> Iterator[Session]:
+    """A lab with Millpond installed, all disks handed over and those images besides; taken down but with ``keep``.
+
+    A lab of that name that is up is used, and left up: it must have been made by the same caller.
+    """
+    keep = keep or (paths.lab_folder(name) / lab_cluster.DESCRIPTION).exists()
+    assert threading.current_thread() is threading.main_thread()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # who ends us ends the lab
+    try:
+        yield begin(name, kernel, disks=disks, adopted=disks, disk_mib=disk_mib, mib=mib, archives=archives)
+    finally:
+        if not keep:
+            lab_cluster.down(name)
+
+
+def begin(
+    name: str,
+    kernel: str,
+    *,
+    disks: int,
+    adopted: int,
+    disk_mib: int = 2048,
+    mib: int = 1536,
+    archives: Sequence[Path] = (),
+) -> Session:
+    """A lab with Millpond installed and ``adopted`` disks of each node handed over; the caller takes it down."""
+    baked = [images.millpond(), *archives]
+    session = of(lab_cluster.up(name, kernel=kernel, disks=disks, disk_mib=disk_mib, mib=mib, archives=baked))
     session.install()
     install.ready(session.cluster)
-    install.adopt(session.cluster, per_node=ADOPTED)
+    install.adopt(session.cluster, per_node=adopted)
     return session
 
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from demo import install
 from demo.cluster import Cluster
-from demo.session import Session, lab_images, of
+from demo.session import Session, lab_images, own
 from external import definition, images, outcome
 from external.bastion import bastion
 from external.parts import GRACE_SECONDS, Part
-from lab import cluster as lab_cluster
-from lab import components, paths
-from lab import images as lab_archives
+from lab import components
 from lab.command import isolated, run
 from lab.errors import LabError
 from lab.progress import say, step
@@ -32,25 +28,11 @@ GONE_SECONDS = 900.0
 
 @contextmanager
 def cluster(name: str, kernel: str, folder: Path, *, keep: bool = False) -> Iterator[Session]:
-    """A lab with Millpond installed and the tests' images on its nodes; taken down in the end but with ``keep``.
-
-    A lab of that name that is up is used, and left up: it must have been made by this.
-    """
-    keep = keep or (paths.lab_folder(name) / lab_cluster.DESCRIPTION).exists()
-    assert threading.current_thread() is threading.main_thread()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # who ends us ends the lab
-    baked = [lab_archives.millpond(), *images.archives(components.ensure("e2e.test"), folder)]
-    try:
-        lab = lab_cluster.up(name, kernel=kernel, disks=DISKS, disk_mib=DISK_MIB, mib=NODE_MIB, archives=baked)
-        session = of(lab)
-        session.install()
-        install.ready(session.cluster)
-        install.adopt(session.cluster, per_node=DISKS)
+    """A lab with Millpond installed and the tests' images on its nodes: see ``demo.session.own``."""
+    baked = images.archives(components.ensure("e2e.test"), folder)
+    with own(name, kernel, disks=DISKS, disk_mib=DISK_MIB, mib=NODE_MIB, archives=baked, keep=keep) as session:
         session.cluster.apply(*definition.objects())
         yield session
-    finally:
-        if not keep:
-            lab_cluster.down(name)
 
 
 def prepare(session: Session, part: Part) -> None:

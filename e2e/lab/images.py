@@ -40,15 +40,20 @@ def pause() -> Path:
 
 
 def sidecar(program: str) -> Path:
-    """The archive of an image with one static Go program."""
+    """The archive of one of Kubernetes' sidecars."""
+    return alone(program, SIDECARS[program])
+
+
+def alone(program: str, called: str) -> Path:
+    """The archive of an image with one static Go program, that is started."""
     binary = components.ensure(program)
 
     def build(scratch: Path) -> None:
         oci.layer_of(scratch / "layer.tar", {program: binary})
-        oci.write(scratch / "image.tar", SIDECARS[program], scratch / "layer.tar", entrypoint=[f"/{program}"])
+        oci.write(scratch / "image.tar", called, scratch / "layer.tar", entrypoint=[f"/{program}"])
         (scratch / "layer.tar").unlink()
 
-    return cache.entry("images", f"{program}-" + cache.key(str(binary), SIDECARS[program], "2"), build) / "image.tar"
+    return cache.entry("images", f"{program}-" + cache.key(str(binary), called, "2"), build) / "image.tar"
 
 
 def base() -> Path:

@@ -1,0 +1,89 @@
+"""``bench-csi`` on a real API server: it takes all of its objects, and what happens to them is seen."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from bench import peer, trials
+from bench.csisamples import DELETE, NONE, OURS, START
+from bench.peer import FOLDERS, HOST_PATH, Peer
+from conftest import Kubectl
+from rendered import rendered
+
+from demo.cluster import Cluster
+from demo.errors import DemoError
+from demo.install import NAMESPACE
+from demo.workload import namespace
+from lab import components
+from lab.controlplane import ControlPlane
+
+
+@pytest.fixture
+def cluster(plane: ControlPlane) -> Cluster:
+    return Cluster(plane.kubeconfig, components.ensure("kubectl"))
+
+
+@pytest.mark.parametrize("which", [FOLDERS, HOST_PATH], ids=lambda each: each.told)
+def test_the_peer_is_made_from_what_the_chart_has_put_there(kubectl: Kubectl, cluster: Cluster, which: Peer) -> None:
+    chart = rendered(NAMESPACE, peer.CONTROLLER, pods=True)
+    cluster.apply(namespace(NAMESPACE))  # a namespace does not go without controllers
+    try:
+        kubectl("apply", "-f", "-", stdin=chart)
+        roles = (cluster.get("clusterrole", peer.CONTROLLER), cluster.get("role", peer.CONTROLLER, "-n", NAMESPACE))
+        deployment = cluster.get("deployment", peer.CONTROLLER, "-n", NAMESPACE)
+        made = peer.objects(which, "n1", deployment, *roles)
+        cluster.apply(*made, *trials.classes())
+        cluster.apply(*made, *trials.classes())
+    finally:
+        kubectl("delete", "-f", "-", stdin=chart)
+
+
+@pytest.fixture
+def kubelet(plane: ControlPlane) -> Iterator[None]:
+    """Pods of the namespace become ready."""
+    ended = threading.Event()
+
+    def work() -> None:
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        while not ended.wait(0.2):
+            for found in plane.api.request("GET", trials.PODS)["items"]:
+                if not found["status"].get("conditions"):
+                    plane.api.merge(f"{trials.PODS}/{found['metadata']['name']}/status", {"status": ready})
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    yield
+    ended.set()
+    thread.join(10)
+
+
+def test_a_pod_is_seen_from_start_to_end_and_its_requests_are_counted(
+    plane: ControlPlane, cluster: Cluster, kubelet: None
+) -> None:
+    with trials.trials(cluster, plane.api, "n1", "n2") as trial:
+        found = trial.life(NONE)
+        before = trial.asked()
+        trial.life(NONE)
+        after = trial.asked()
+    assert [one.what for one in found] == [START, DELETE]
+    assert all(0 < one.seconds < 10 for one in found)
+    assert after["pods POST"] - before["pods POST"] == after["pods DELETE"] - before["pods DELETE"] == 1
+
+
+def test_claims_are_taken_and_one_that_nobody_binds_is_named(
+    plane: ControlPlane, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "SECONDS", 1.0)
+    with trials.trials(cluster, plane.api, "n1", "n2") as trial:
+        began = time.monotonic()
+        with pytest.raises(DemoError, match=r"claims are bound: not after 1 s; millpond-\d+"):
+            trial.bound(OURS)
+    assert time.monotonic() - began < 20
+    names = json.loads(cluster.kubectl("get", "pvc", "-n", trials.NAMESPACE, "-o", "json"))["items"]
+    for each in names:
+        plane.api.merge(f"{trials.CLAIMS}/{each['metadata']['name']}", {"metadata": {"finalizers": None}})
+    cluster.kubectl("delete", "pvc", "--all", "-n", trials.NAMESPACE, "--timeout=20s")

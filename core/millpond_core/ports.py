@@ -8,7 +8,7 @@ unit. Calls are idempotent where their docstring says so.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from millpond_core.model.meta import Wire
 from millpond_core.model.storagedevice import DiskWarning
@@ -374,6 +374,16 @@ class Mounts(Protocol):
         ...
 
 
+class Reference(NamedTuple):
+    """An object of a kind that Millpond does not define, for Events about it."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
 class Kube(Protocol):
     """The API server. Objects are typed by their kind's struct."""
 
@@ -418,7 +428,7 @@ class Kube(Protocol):
         """Idempotent."""
         ...
 
-    async def event(self, obj: Wire, *, reason: str, message: str, warning: bool = False) -> None:
+    async def event(self, obj: Wire | Reference, *, reason: str, message: str, warning: bool = False) -> None:
         """An Event about the object, deduplicated by the adapter."""
         ...
 

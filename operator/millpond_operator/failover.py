@@ -84,7 +84,7 @@ class Failover:
             if decision.notice:
                 await self._once(node, decision.notice)
             if decision.notice and isinstance(decision.step, failover.DeletePod):
-                await self._workloads.tell(decision.step.pod, decision.notice, now)
+                await self._workloads.tell(decision.step.pod, decision.notice)
         else:
             return failover.AGAIN_SECONDS
         if decision.reason == "KubeletReady" and decision.message:
@@ -120,7 +120,7 @@ class Failover:
             said = f"pod {pod.namespace}/{pod.name} stays on {node.metadata.name}, which has failed: {why}"
             notice = Notice("PodLeft", said, warning=True)
             if await self._once(node, notice):
-                await self._workloads.tell(pod, notice, now)
+                await self._workloads.tell(pod, notice)
 
     async def _once(self, node: StorageNode, notice: Notice) -> bool:
         """An Event at the node, unless it was said since the node failed. Whether it was news."""

@@ -5,16 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from millpond_core import names
 from millpond_core.errors import Conflict, Invalid, MillpondError, NotFound
-from millpond_core.master import changes, planner, scope
+from millpond_core.master import changes, health, planner, scope
 from millpond_core.master.adoption import Policy
-from millpond_core.master.steps import Act, Apply, Create, Decision, Delete, Find, Merge, Notice, Patch, Refuse, Step
+from millpond_core.master.steps import (
+    Act,
+    Apply,
+    Conditions,
+    Create,
+    Decision,
+    Delete,
+    Find,
+    Merge,
+    Notice,
+    Patch,
+    Refuse,
+    Step,
+)
 from millpond_core.master.world import KINDS, PROTECTED, UNLIMITED, Health, Object, RebuildLimits, World
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
-from millpond_core.ports import Clock, Kube
+from millpond_core.ports import Clock, Kube, Reference
 from millpond_operator import claims
 from millpond_operator.agenda import Agenda, Key
 
@@ -57,6 +70,8 @@ class Master:
         """Objects that could not be decoded when they were read last."""
         self._starving: set[Key] = set()
         """Volumes that wait for room, or for their turn."""
+        self._untold: set[Key] = set()
+        """Volumes whose claim could not be told how they are."""
 
     # --- what is known ---
 
@@ -103,6 +118,7 @@ class Master:
         if self.world.remove(obj) and last is not None:
             self.agenda.drop(_key(obj))
             self._starving.discard(_key(obj))
+            self._untold.discard(_key(obj))
             self._touch(last)
             self._feed_starving()
 
@@ -171,11 +187,17 @@ class Master:
             decision = planner.decide(self.world, obj, now)
             if not isinstance(decision, Act):
                 self._wait(key, decision, now)
+                if key in self._untold and isinstance(obj, VirtualVolume):
+                    await self._claim(obj, health.of(obj))
                 return
             if decision.why:
                 log.info("%s: %s", key, decision.why)
+            # First: a master that dies between the two leaves the difference for its successor to find.
+            claim = await self._told(obj, decision)
             await self._take(decision.step)
             await self._announce(obj, decision.notices)
+            if claim is not None:
+                await self._announce(claim, (notice for notice in decision.notices if notice.claim))
         self.agenda.add(key, self._clock.boottime())
 
     async def _take(self, step: Step) -> None:
@@ -231,12 +253,34 @@ class Master:
                 log.error("%s: %s; the others go on", doubted, error)
             self._doubted.discard(doubted)
 
-    async def _announce(self, obj: Object, notices: tuple[Notice, ...]) -> None:
+    async def _told(self, obj: Object, decision: Act) -> Reference | None:
+        """The claim of a volume, which says already what it is to say; None: it is not to hear of this."""
+        heard = decision.claim is not None or any(notice.claim for notice in decision.notices)
+        return await self._claim(obj, decision.claim) if heard and isinstance(obj, VirtualVolume) else None
+
+    async def _claim(self, volume: VirtualVolume, conditions: Conditions | None) -> Reference | None:
+        """Find the claim of a volume, if it is its still, and have it say ``conditions``. What goes wrong keeps nobody
+        from anything: it is done when the volume is looked at next, or not at all where it is forbidden.
+        """
+        key, found = _key(volume), None
+        self._untold.discard(key)
+        try:
+            if claim := await claims.bound(self._kube, volume):
+                found = claims.reference(claim)
+                if conditions is not None:
+                    await claims.tell(self._kube, claim, conditions)
+        except MillpondError as error:
+            log.warning("%s: its claim could not be told: %s", key, error)
+            if error.retryable:
+                self._untold.add(key)
+        return found
+
+    async def _announce(self, about: Object | Reference, notices: Iterable[Notice]) -> None:
         for notice in notices:
             try:
-                await self._kube.event(obj, reason=notice.reason, message=notice.message, warning=notice.warning)
+                await self._kube.event(about, reason=notice.reason, message=notice.message, warning=notice.warning)
             except MillpondError as error:
-                log.warning("%s: no Event could be written (%s): %s", _key(obj), notice.reason, error)
+                log.warning("%s: no Event could be written (%s): %s", about, notice.reason, error)
 
     # --- what is to be looked at ---
 

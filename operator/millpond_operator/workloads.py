@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from millpond_core import names
 from millpond_core.errors import Conflict, NotFound
-from millpond_core.instants import seconds_stamp
 from millpond_core.master import workloads as w
 from millpond_core.master.failover import DeleteAttachment, DeletePod, NotInUse, Taint
 from millpond_core.master.steps import Notice
-from millpond_core.ports import Kube
+from millpond_core.ports import Kube, Reference
 
 ATTACHMENTS = "/apis/storage.k8s.io/v1/volumeattachments"
 JSON_PATCH = "application/json-patch+json"
@@ -71,29 +69,10 @@ class KubeWorkloads:
                 ]
                 await self._kube.raw("PATCH", f"/api/v1/nodes/{node}/status", patch, content_type=JSON_PATCH)
 
-    async def tell(self, pod: w.Pod, notice: Notice, now: float) -> None:
+    async def tell(self, pod: w.Pod, notice: Notice) -> None:
         """An Event at the pod, in its namespace: its owner may see nothing of ours."""
-        key = hashlib.sha256(f"{pod.uid}/{notice.reason}/{notice.message}".encode()).hexdigest()[:16]
-        at = seconds_stamp(now)
-        about = {"apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid}
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": f"{pod.name[:200]}.{key}", "namespace": pod.namespace},
-            "involvedObject": about,
-            "reason": notice.reason,
-            "message": notice.message[:1000],
-            "type": "Warning" if notice.warning else "Normal",
-            "count": 1,
-            "firstTimestamp": at,
-            "lastTimestamp": at,
-            "source": {"component": names.MASTER},
-            "reportingComponent": names.MASTER,
-        }
-        try:
-            await self._kube.raw("POST", f"/api/v1/namespaces/{pod.namespace}/events", event)
-        except Conflict:
-            return  # said before a restart of ours
+        about = Reference("v1", "Pod", pod.namespace, pod.name, pod.uid)
+        await self._kube.event(about, reason=notice.reason, message=notice.message, warning=notice.warning)
 
     async def _bound(self, namespace: str, claim: str, known: dict[str, w.Claim]) -> w.Claim:
         found = await self._find(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}")

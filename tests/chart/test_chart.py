@@ -188,6 +188,9 @@ def test_nobody_may_everything(objects: list[Object]) -> None:
         pytest.param("controller", "storagedevices", "patch", id="CSI does not touch devices"),
         pytest.param("operator", "storagedevices", "delete", id="the master deletes no device"),
         pytest.param("operator", "secrets", "get", id="the master reads no secret"),
+        pytest.param("operator", "persistentvolumeclaims", "watch", id="the master does not follow all claims"),
+        pytest.param("operator", "persistentvolumeclaims", "patch", id="the master changes no claim"),
+        pytest.param("operator", "persistentvolumeclaims", "update", id="nor replaces one"),
     ],
 )
 def test_what_a_process_may_not(objects: list[Object], process: str, resource: str, verb: str) -> None:

@@ -27,9 +27,8 @@ async def kubernetes(cluster: Cluster) -> Kubernetes:
     return made
 
 
-async def pod_says(cluster: Cluster) -> dict[str, str]:
-    found = (await cluster.kube.raw("GET", "/api/v1/namespaces/shop/events"))["items"]
-    return {event["involvedObject"]["name"]: event["message"] for event in found}
+def pod_says(cluster: Cluster) -> dict[str, str]:
+    return {event.name: event.message for event in cluster.kube.events if event.kind == "Pod"}
 
 
 async def test_a_pod_moves_from_a_dead_node_and_only_after_the_fence(cluster: Cluster, kubernetes: Kubernetes) -> None:
@@ -43,7 +42,7 @@ async def test_a_pod_moves_from_a_dead_node_and_only_after_the_fence(cluster: Cl
     assert (volume.status.attachment.node, volume.status.attachment.epoch) == ("n2", 3)
     assert leg_on(volume, "n1").state == "Rebuilding"
     assert {event.reason for event in cluster.kube.events if event.kind == "StorageNode"} >= {"NodeGone", "PodMoved"}
-    assert "its volumes are fenced" in (await pod_says(cluster))["db-0"]
+    assert "its volumes are fenced" in pod_says(cluster)["db-0"]
     cluster.nodes.reboot("n1")
     cluster.nodes.nodes["n1"].silent = False
     await cluster.set_kubelet("n1", ready=True)
@@ -169,7 +168,7 @@ async def test_a_pod_that_has_to_stay_keeps_its_volume(cluster: Cluster, kuberne
     assert (await kubernetes.pods()) == {"db-0": "n1", "kept": "n1"}, "db-0 uses the same volume"
     volume = await cluster.volume()
     assert (volume.status.attachment.node, volume.status.attachment.epoch) == ("n1", 1), "the node may run on"
-    told = await pod_says(cluster)
+    told = pod_says(cluster)
     assert said in told["kept"]
     assert "pod shop/kept stays, which uses v1 too" in told["db-0"]
 
@@ -188,7 +187,7 @@ async def test_pods_of_others_are_not_touched(cluster: Cluster, kubernetes: Kube
         await cluster.settle()
     assert await kubernetes.pods() == {"theirs": "n1", "web": "n1"}
     assert "deletionTimestamp" not in next(a for a in await kubernetes.attachments() if a["metadata"]["name"] == "t")
-    assert set(await pod_says(cluster)) == {"db-0"}
+    assert set(pod_says(cluster)) == {"db-0"}
 
 
 async def test_a_volume_without_another_copy_stays(cluster: Cluster, kubernetes: Kubernetes) -> None:
@@ -198,7 +197,7 @@ async def test_a_volume_without_another_copy_stays(cluster: Cluster, kubernetes:
     await kubernetes.later(60)
     assert kubernetes.starts == ["n1"]
     assert (await cluster.volume()).status.attachment.node == "n1"
-    assert "v1 has no other copy in sync in reach" in (await pod_says(cluster))["db-0"]
+    assert "v1 has no other copy in sync in reach" in pod_says(cluster)["db-0"]
 
 
 async def test_a_node_that_is_back_before_its_pod_was_deleted_ends_it(cluster: Cluster, kubernetes: Kubernetes) -> None:
@@ -213,7 +212,7 @@ async def test_a_node_that_is_back_before_its_pod_was_deleted_ends_it(cluster: C
     kubernetes.replicas = 0
     await kubernetes.later(5)
     assert await gone(kubernetes, "db-0"), "what it has mounted is dead"
-    assert "cannot go on in it" in (await pod_says(cluster))["db-0"]
+    assert "cannot go on in it" in pod_says(cluster)["db-0"]
 
 
 async def test_without_the_right_to_a_nodes_status_it_takes_longer(cluster: Cluster, kubernetes: Kubernetes) -> None:

@@ -21,7 +21,7 @@ from millpond_adapters.kube.transport import Transport
 from millpond_adapters.kube.watch import Watch, pages, selection
 from millpond_core.errors import Invalid, NotFound
 from millpond_core.model.meta import Wire
-from millpond_core.ports import Kind
+from millpond_core.ports import Kind, Reference
 
 STRICT = {"fieldValidation": "Strict"}
 _OURS = ("name", "labels", "annotations", "finalizers")
@@ -113,7 +113,7 @@ class ApiKube:
         except NotFound:
             return
 
-    async def event(self, obj: Wire, *, reason: str, message: str, warning: bool = False) -> None:
+    async def event(self, obj: Wire | Reference, *, reason: str, message: str, warning: bool = False) -> None:
         await self._events.say(obj, reason=reason, message=message, warning=warning)
 
     async def renew_lease(self, name: str, holder: str, duration_seconds: int) -> None:

@@ -1,4 +1,4 @@
-"""Events about our objects, for ``kubectl describe``. Said again, one grows a count instead of a twin."""
+"""Events about our objects and what they serve, for ``kubectl describe``. Said again, one grows a count, not a twin."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from millpond_adapters.kube.transport import Transport
 from millpond_core.errors import Conflict, MillpondError, NotFound
 from millpond_core.model import API_VERSION
 from millpond_core.model.meta import Wire
+from millpond_core.ports import Reference
 
 log = logging.getLogger(__name__)
 
-COLLECTION = "/api/v1/namespaces/default/events"
+NAMESPACE = "default"
 """Where Events of objects without a namespace go."""
 
 REPEAT_SECONDS = 60.0
@@ -37,7 +38,6 @@ CALL_SECONDS = 5.0
 
 @dataclass
 class _Said:
-    name: str
     count: int
     sent: float
 
@@ -51,23 +51,26 @@ class Events:
         self._instance = instance
         self._said: OrderedDict[str, _Said] = OrderedDict()
 
-    async def say(self, obj: Wire, *, reason: str, message: str, warning: bool) -> None:
+    async def say(self, obj: Wire | Reference, *, reason: str, message: str, warning: bool) -> None:
         """An Event about ``obj``."""
-        meta = metadata(obj)
+        about = _about(obj)
         text = message.encode()[:MESSAGE_BYTES].decode("utf-8", "ignore")
-        key = hashlib.sha256(f"{meta.uid}/{reason}/{warning}/{text}".encode()).hexdigest()[:16]
+        type_ = "Warning" if warning else "Normal"
+        key = hashlib.sha256(f"{about['uid']}/{reason}/{warning}/{text}".encode()).hexdigest()[:16]
+        name = f"{about['name'][:200]}.{key}"
+        collection = f"/api/v1/namespaces/{about.get('namespace', NAMESPACE)}/events"
         now = time.monotonic()
         said = self._said.get(key)
         if said is not None and now - said.sent > FORGET_SECONDS:
             said = None
         try:
             if said is None:
-                await self._create(obj, f"{meta.name[:200]}.{key}", reason, text, warning)
-                self._said[key] = _Said(f"{meta.name[:200]}.{key}", 1, now)
+                await self._create(collection, name, about, {"reason": reason, "message": text, "type": type_})
+                self._said[key] = _Said(1, now)
             else:
                 said.count += 1
                 if now - said.sent >= REPEAT_SECONDS:
-                    await self._count(said.name, said.count)
+                    await self._count(collection, name, said.count)
                     said.sent = now
             self._said.move_to_end(key)
         except NotFound:  # it has expired on the server
@@ -77,22 +80,14 @@ class Events:
         while len(self._said) > REMEMBERED:
             self._said.popitem(last=False)
 
-    async def _create(self, obj: Wire, name: str, reason: str, message: str, warning: bool) -> None:
-        meta, now = metadata(obj), _now()
+    async def _create(self, collection: str, name: str, about: dict[str, str], said: dict[str, str]) -> None:
+        now = _now()
         event = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": name, "namespace": "default"},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": type(obj).__name__,
-                "name": meta.name,
-                "uid": meta.uid,
-                "resourceVersion": meta.resource_version,
-            },
-            "reason": reason,
-            "message": message,
-            "type": "Warning" if warning else "Normal",
+            "metadata": {"name": name, "namespace": about.get("namespace", NAMESPACE)},
+            "involvedObject": about,
+            **said,
             "count": 1,
             "firstTimestamp": now,
             "lastTimestamp": now,
@@ -101,15 +96,29 @@ class Events:
             "reportingInstance": self._instance,
         }
         try:
-            await self._transport.request("POST", COLLECTION, body=msgspec.json.encode(event), seconds=CALL_SECONDS)
+            await self._transport.request("POST", collection, body=msgspec.json.encode(event), seconds=CALL_SECONDS)
         except Conflict:  # said before our restart, or by our twin
-            await self._count(name, 2)
+            await self._count(collection, name, 2)
 
-    async def _count(self, name: str, count: int) -> None:
+    async def _count(self, collection: str, name: str, count: int) -> None:
         body = msgspec.json.encode({"count": count, "lastTimestamp": _now()})
         await self._transport.request(
-            "PATCH", f"{COLLECTION}/{name}", body=body, content_type=MERGE_PATCH, repeatable=True, seconds=CALL_SECONDS
+            "PATCH", f"{collection}/{name}", body=body, content_type=MERGE_PATCH, repeatable=True, seconds=CALL_SECONDS
         )
+
+
+def _about(obj: Wire | Reference) -> dict[str, str]:
+    """``involvedObject``."""
+    if isinstance(obj, Reference):
+        return dict(zip(("apiVersion", "kind", "namespace", "name", "uid"), obj, strict=True))
+    meta = metadata(obj)
+    return {
+        "apiVersion": API_VERSION,
+        "kind": type(obj).__name__,
+        "name": meta.name,
+        "uid": meta.uid,
+        "resourceVersion": meta.resource_version,
+    }
 
 
 def _now() -> str:

@@ -117,7 +117,8 @@ def _taken_in(volume: VirtualVolume, said: ScrubReport, now: float) -> Act:
     said_of_it = told(result)
     reason = "LegsDiffer" if result.places else "LegsEqual"
     step = Patch(VirtualVolume, volume.metadata.name, [*v.record_tests(volume), v.put("/status/lastScrub", result)])
-    return Act(step, said_of_it, (Notice(reason, said_of_it, warning=bool(result.places)),))
+    differ = bool(result.places)
+    return Act(step, said_of_it, (Notice(reason, said_of_it, warning=differ, claim=differ),))
 
 
 # --- what is said of it -----------------------------------------------------------------------------------------------

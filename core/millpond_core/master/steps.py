@@ -17,6 +17,8 @@ class Notice:
     reason: str
     message: str
     warning: bool = False
+    claim: bool = False
+    """Whether it is said at the claim of the volume, too: its owner may see nothing of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,9 @@ class Find:
     claims: tuple[ClaimScope, ...]
 
 
+Conditions = tuple[Mapping[str, str], ...]
+"""Conditions of a PersistentVolumeClaim in wire form."""
+
 Step = Patch | Merge | Apply | Create | Delete | Find
 
 
@@ -79,6 +84,8 @@ class Act:
     step: Step
     why: str
     notices: tuple[Notice, ...] = ()
+    claim: Conditions | None = None
+    """What the volume's claim is to say from now on (``master.health``); None: what it says already."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,18 +6,19 @@ Degraded        fewer copies in reach than asked for; PlannedAbsence: only for a
 Holding         reads and writes wait: who holds them, since when, what ends it
 Resized         it has the size that was asked for; there once a larger one was
 LegsEqual       the last comparison of the legs found no difference; there once there was one
+DiskWarns       a disk under a leg warns of its end; there while one does
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
-from millpond_core import names
 from millpond_core.errors import Invalid
 from millpond_core.instants import clock, span
 from millpond_core.machine import USABLE
-from millpond_core.master import changes, conditions, growth, operations, scrub
+from millpond_core.master import changes, conditions, growth, health, operations, scrub
 from millpond_core.master import volumes as v
 from millpond_core.master.conditions import Says
 from millpond_core.master.steps import Act, Apply, Decision, Notice, Refuse, Wait
@@ -33,7 +34,9 @@ def decide(world: World, volume: VirtualVolume, decision: Decision, now: float) 
     if volume.status.observed_generation and conditions.applied(volume.status, fields):
         return None
     step = Apply(VirtualVolume, volume.metadata.name, conditions.partial(VirtualVolumeStatus, fields))
-    return Act(step, "", tuple(_notices(volume, fields)))
+    before, after = health.of(volume), health.unhealthy(fields["phase"], fields["conditions"])
+    notices = tuple(replace(notice, claim=bool(before or after)) for notice in _notices(volume, fields))
+    return Act(step, "", notices, claim=after if after != before else None)
 
 
 def status(world: World, volume: VirtualVolume, decision: Decision, now: float) -> dict[str, Any]:
@@ -46,6 +49,8 @@ def status(world: World, volume: VirtualVolume, decision: Decision, now: float) 
         message = message if compared.true else "; ".join(part for part in (message, compared.message) if part)
     if resized := growth.says(world, volume, now):
         says.append(resized)
+    if warned := _warned(world, volume):
+        says.append(Says("DiskWarns", True, "Failing", warned))
     return {
         "observed_generation": max(volume.metadata.generation, 1),
         "phase": phase,
@@ -213,6 +218,16 @@ def _unreachable(world: World, volume: VirtualVolume) -> str:
     return f"no leg in sync is in reach, reads and writes wait: {'; '.join(told)}"
 
 
+def _warned(world: World, volume: VirtualVolume) -> str:
+    """Which disks under its legs warn of their end; empty: none does."""
+    return "; ".join(
+        f"leg {leg.id} is on {device.metadata.name} of {leg.node}, which warns: {', '.join(device.dying())}"
+        for leg in v.legs(volume)
+        for device in world.devices_of(leg)
+        if device.dying()
+    )
+
+
 def _size(volume: VirtualVolume) -> int:
     if volume.status.mapping.generation and volume.status.mapped_bytes:
         return volume.status.mapped_bytes
@@ -223,7 +238,7 @@ def _size(volume: VirtualVolume) -> int:
 
 
 def _claim(volume: VirtualVolume) -> ClaimRef | None:
-    namespace, _, name = volume.metadata.annotations.get(names.ANNOTATION_CLAIM, "").partition("/")
+    namespace, name = health.claim(volume)
     return ClaimRef(namespace=namespace, name=name) if name else None
 
 
@@ -242,6 +257,11 @@ def _notices(volume: VirtualVolume, fields: dict[str, Any]) -> list[Notice]:
     was, resized = (conditions.find(there, "Resized") for there in (volume.status.conditions, fields["conditions"]))
     if resized and resized.reason in _TOLD and (was is None or was.reason != resized.reason):
         notices.append(Notice("Resized", resized.message, warning=resized.status != "True"))
+    for kind, over in (("Holding", "reads and writes go on"), ("DiskWarns", "no disk under it warns any more")):
+        was, now = (conditions.find(there, kind) for there in (volume.status.conditions, fields["conditions"]))
+        warns = now is not None and now.status == "True"
+        if warns is not (was is not None and was.status == "True"):
+            notices.append(Notice(kind, now.message if now and warns else over, warning=warns))
     if v.NO_SPARE in message and v.NO_SPARE not in volume.status.message:
         notices.append(Notice("NoRoom", message, warning=True))
     if operations.CANNOT_COPY in message and operations.CANNOT_COPY not in volume.status.message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -110,6 +111,11 @@ def how_far(progress: Progress) -> str:
         left = (progress.total_bytes - progress.done_bytes) / progress.rate
         text += f", ~{span(max(10.0, left - left % 10) if left < 100 else left)}"
     return text
+
+
+def without_how_far(text: str) -> str:
+    """A sentence without what ``how_far`` put into it."""
+    return re.sub(r", \d+%(, (halted|~)[^;,]*)?", "", text)
 
 
 def prepared(volume: VirtualVolume, leg: Leg) -> bool:

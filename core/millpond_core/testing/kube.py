@@ -24,7 +24,7 @@ from millpond_core.model import API_VERSION, KINDS
 from millpond_core.model.meta import Wire
 from millpond_core.model.schema import schema
 from millpond_core.patches import json_patch, merge_patch
-from millpond_core.ports import Clock, Kind
+from millpond_core.ports import Clock, Kind, Reference
 from millpond_core.testing.ownership import Ownership
 from millpond_core.testing.selectors import matches_fields, matches_labels
 from millpond_core.testing.store import Change, Document, Key, Store, parse_path
@@ -170,9 +170,10 @@ class MemoryKube:
         except NotFound:
             return
 
-    async def event(self, obj: Wire, *, reason: str, message: str, warning: bool = False) -> None:
-        await self._reach("event", type(obj))
-        recorded = RecordedEvent(type(obj).__name__, _metadata(obj).name, reason, message, warning)
+    async def event(self, obj: Wire | Reference, *, reason: str, message: str, warning: bool = False) -> None:
+        kind, name = (obj.kind, obj.name) if isinstance(obj, Reference) else (type(obj).__name__, _metadata(obj).name)
+        await self._reach("event", kind)
+        recorded = RecordedEvent(kind, name, reason, message, warning)
         if recorded not in self.events:
             self.events.append(recorded)
 

@@ -97,7 +97,7 @@ lab-down: ## Stop it and leave nothing behind
 	@$(PY) -m lab down
 
 ##@ Measure
-.PHONY: bench-thread bench-datapath bench-recovery bench-heartbeats bench-hold bench-control bench-csi
+.PHONY: bench-thread bench-datapath bench-recovery bench-heartbeats bench-hold bench-control bench-csi bench-density
 bench-thread: generate-stubs ## The main thread's figures, into docs/performance.md
 	@$(PY) -m bench.thread --kernel $(KERNEL)
 
@@ -118,3 +118,6 @@ bench-control: generate-stubs ## What a quiescence takes and costs as the cluste
 
 bench-csi: generate-stubs ## Claims and pods beside a driver that replicates nothing, into docs/performance.md (KERNEL=, COUNT=4: a small trial)
 	@$(PY) -m bench.csi --kernel $(KERNEL) $(if $(COUNT),--count $(COUNT)) $(if $(HOSTPATH),--hostpath $(HOSTPATH))
+
+bench-density: generate-stubs ## Many volumes on one node, one by one and all at rest, into docs/performance.md (KERNEL=, VOLUMES=250)
+	@$(PY) -m bench.density --kernel $(KERNEL) --volumes $(or $(VOLUMES),250)

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -47,15 +47,19 @@ PROGRAMS = {"state-manager": "millpond_node.main", "watchdog": "millpond_node.wa
 _START = """
 mkdir -p /run/millpond /out
 cd /repo
-setsid sh -c 'while :; do python3 -m "$1" >>"/out/$0.log" 2>&1; sleep 1; done' "$1" "$2" </dev/null >/dev/null 2>&1 &
+setsid sh -c 'while :; do python3 -m "$@" >>"/out/$0.log" 2>&1; sleep 1; done' "$@" </dev/null >/dev/null 2>&1 &
 """
 
 
 class Field:
-    """As a context manager it is up inside the block, with every disk taken in, and gone after it."""
+    """As a context manager it is up inside the block, with every disk taken in, and gone after it.
 
-    def __init__(self, kernel: str) -> None:
+    Disks have ``disk_mib`` MiB each; ``mib`` says how many MiB of memory a node has, where it is not ``MEMORY_MIB``.
+    """
+
+    def __init__(self, kernel: str, *, disk_mib: int = DISK_MIB, mib: Mapping[str, int] | None = None) -> None:
         self.kernel = kernel
+        self._disk_mib, self._mib = disk_mib, mib or {}
         self.plane = ControlPlane()
         self.nodes: dict[str, Guest] = {}
         self.operators: dict[str, processes.Recorded] = {}
@@ -98,8 +102,8 @@ class Field:
                 kernel=self.kernel,
                 name=name,
                 disks=len(DISKS),
-                disk_mib=DISK_MIB,
-                mib=MEMORY_MIB,
+                disk_mib=self._disk_mib,
+                mib=self._mib.get(name, MEMORY_MIB),
                 lan=self._lan,
                 number=number,
                 files={"etc/kubernetes/kubeconfig": kubeconfig},
@@ -162,6 +166,11 @@ class Field:
 
     def start(self, node: str) -> None:
         """Start its state manager and watchdog."""
+        for name, module in PROGRAMS.items():
+            self.start_program(node, name, module)
+
+    def start_program(self, node: str, name: str, *module: str) -> None:
+        """Start one of our programs, a module and its arguments, and start it anew whenever it ends."""
         guest = self.nodes[node]
         env = guest.environment() | {
             "NODE_NAME": node,
@@ -169,8 +178,7 @@ class Field:
             "POD_NAMESPACE": NAMESPACE,
             "KUBECONFIG": "/etc/kubernetes/kubeconfig",
         }
-        for name, module in PROGRAMS.items():
-            guest.agent.run(["sh", "-c", _START, "start", name, module], env=env)
+        guest.agent.run(["sh", "-c", _START, "start", name, *module], env=env)
 
     def signal_program(self, node: str, program: str, number: signal.Signals) -> None:
         """A signal to its ``state-manager`` or ``watchdog``."""
@@ -245,17 +253,21 @@ class Field:
 
     def start_operator(self, name: str = "operator") -> None:
         """Start the operator, or a second one."""
-        env = {
+        with self._operators:
+            self.operators[name] = self.start_here(
+                name, "millpond_operator.main", env={"HEALTH_PORT": "0", "FAILOVER": "Pods"}
+            )
+
+    def start_here(self, name: str, *module: str, env: Mapping[str, str] | None = None) -> processes.Recorded:
+        """Start one of our programs, a module and its arguments, on this host; it ends with the field."""
+        known = {
             "PYTHONPATH": os.pathsep.join(str(paths.REPOSITORY / root) for root in SOURCE_ROOTS),
             "KUBECONFIG": str(self.plane.kubeconfig),
             "POD_NAMESPACE": NAMESPACE,
             "POD_NAME": name,
-            "HEALTH_PORT": "0",
-            "FAILOVER": "Pods",
         }
-        argv: list[str | Path] = [sys.executable, "-m", "millpond_operator.main"]
-        with self._operators:
-            self.operators[name] = processes.start(argv, self.plane.folder, name, env=env, with_us=True)
+        argv: list[str | Path] = [sys.executable, "-m", *module]
+        return processes.start(argv, self.plane.folder, name, env=known | dict(env or {}), with_us=True)
 
     def end_operator(self, name: str = "operator") -> None:
         """SIGKILL."""

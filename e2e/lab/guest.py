@@ -156,7 +156,7 @@ def python_library() -> Path:
     """An ext4 image with the Python packages of ``guest-requirements.txt``, compiled by the guest's own Python."""
 
     def build(scratch: Path) -> None:
-        with step("Fetching the kernel tier's Python packages", usually=15):
+        with step("Fetching the guests' Python packages", usually=15):
             target = scratch / "library"
             wheels.library(REQUIREMENTS, target)
             compile_all = f"mount --bind {target} {system}/mnt && chroot {system} python3 -m compileall"

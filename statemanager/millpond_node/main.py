@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,10 @@ from millpond_node.takeover import Takeover
 log = logging.getLogger("millpond.node")
 ENDING_SECONDS = 80
 """systemd kills what is left 90 s after it asked it to end."""
+FILES = 65536
+"""Open files, where as many may be had. Each volume that is attached here takes four (``sysfs.watch``), each child
+three: 250 volumes take more than the 1024 that systemd allows at first.
+"""
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -73,9 +78,19 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parsed
 
 
+def allow_files(wanted: int = FILES) -> None:
+    """Let this process have so many open files, or as many as its hard limit says. Never fewer than before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unbound = resource.RLIM_INFINITY
+    most = wanted if hard == unbound else min(wanted, hard)
+    if soft != unbound and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``millpond-node``."""
     parsed = options(argv)
+    allow_files()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Fields("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=parsed.log_level.upper(), handlers=[handler])

@@ -258,9 +258,19 @@ def test_disks_are_taken_in_by_policy_only_where_there_is_one(objects: list[Obje
 
 
 def test_requests_have_their_own_priority(objects: list[Object]) -> None:
-    schema = of_kind(objects, "FlowSchema")["millpond"]
-    accounts = {subject["serviceAccount"]["name"] for subject in schema["spec"]["rules"][0]["subjects"]}
-    assert accounts == set(of_kind(objects, "ServiceAccount"))
+    """Leases another than the record: a burst of writes must not make nodes and the master look dead."""
+    schemas = of_kind(objects, "FlowSchema")
+    groups = {}
+    for name, schema in schemas.items():
+        (rule,) = schema["spec"]["rules"]
+        assert {subject["serviceAccount"]["name"] for subject in rule["subjects"]} == set(
+            of_kind(objects, "ServiceAccount")
+        )
+        (resources,) = rule["resourceRules"]
+        groups[name] = resources["apiGroups"]
+        assert schema["spec"]["priorityLevelConfiguration"]["name"] == name
+    assert groups == {"millpond": ["millpond.io"], "millpond-leases": ["coordination.k8s.io"]}
+    assert set(of_kind(objects, "PriorityLevelConfiguration")) == set(groups)
 
 
 def test_values_that_make_no_sense_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -23,6 +24,26 @@ class Look(NamedTuple):
     def gates(self, prefix: str) -> dict[str, GateStatus]:
         """Those whose name begins so."""
         return {name: seen.gate for name, seen in self.dm.items() if seen.gate and name.startswith(prefix)}
+
+    def shapes(self) -> dict[str, set[object]]:
+        """What is worth a look when it changes, by volume (spec.uuid) and, of the arrays, by the name of the array: not
+        how far a rebuild is. In one pass, since hundreds of volumes have thousands of devices.
+        """
+        found: dict[str, set[object]] = defaultdict(set)
+        for name, dm in self.dm.items():
+            if ours := names.parse_dm(name):
+                gate = dm.gate and (dm.gate.holding, dm.gate.path_up, dm.gate.queued > 0)
+                found[ours[0]].add((name, dm.table, dm.suspended, gate))
+        for name, array in self.arrays.items():
+            members = tuple((member.major_minor, member.slot, member.flags) for member in array.members)
+            found[name].add((array.array_state, array.sync_action, array.degraded, members))
+        for nqn, controller in self.controllers.items():
+            if leg := names.parse_nqn(nqn):
+                found[leg[0]].add((nqn, controller.state, controller.namespaces))
+        for nqn, export in self.exports.items():
+            if leg := names.parse_nqn(nqn):
+                found[leg[0]].add((nqn, export.linked, export.enabled))
+        return found
 
 
 class Looker:

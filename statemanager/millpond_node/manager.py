@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 API_LEVEL = 1
 _RESTART_SECONDS = 60.0
 _DISKS, _STACKS = "disks", "stacks"
+_RESTS = 3.0
+"""Times as long as a look at all stacks took there is none that nothing asked for: the more volumes a node has, the
+longer it takes. What the kernel tells of (a path lost, an array changed) is looked at in any case.
+"""
 
 
 class StateManager:
@@ -68,7 +72,7 @@ class StateManager:
         self._end_watch: Callable[[], None] = lambda: None
         self._restarting_until: str | None = None
         self._connected: list[str] = []
-        self._scanned = float("-inf")
+        self._scanned = self._polls_from = float("-inf")
 
     # --- life ---
 
@@ -295,7 +299,12 @@ class StateManager:
             self._connected = [*await self._ports.nvmet.connected(names.NVME_PORT)]
             self._report()
         elif self.devices.ready and self.volumes.volumes:
-            await self.volumes.poll()
+            began, self._polls_from = self._ports.clock.boottime(), float("inf")
+            try:
+                await self.volumes.poll()
+            finally:
+                now = self._ports.clock.boottime()
+                self._polls_from = now + _RESTS * (now - began)
         return None
 
     def _devices_changed(self, changed: set[str]) -> None:
@@ -307,7 +316,8 @@ class StateManager:
             self._scanned = now
             self.scan.ask(_DISKS)
         self.still.poll()
-        self.scan.ask(_STACKS)
+        if now >= self._polls_from:
+            self.scan.ask(_STACKS)
 
     @contextlib.asynccontextmanager
     async def _silence(self, array: str) -> AsyncIterator[None]:

@@ -490,18 +490,10 @@ class Volumes:
 
     async def poll(self) -> None:
         """Look at the whole kernel; ask for every volume whose part of it has changed."""
-        look = await self._looker.look()
+        shapes = (await self._looker.look()).shapes()
         for name, known in self.volumes.items():
             uuid = known.volume.spec.uuid
-            prefix = names.front(uuid)
-            dm = {n: d for n, d in look.dm.items() if n.startswith(prefix)}
-            shape = (
-                tuple(sorted((d.name, d.table, d.suspended) for d in dm.values())),
-                _shape(look.arrays.get(names.array(uuid))),
-                tuple(sorted((n, c.state, c.namespaces) for n, c in look.controllers.items() if uuid in n)),
-                tuple(sorted((n, e.linked, e.enabled) for n, e in look.exports.items() if uuid in n)),
-                tuple(sorted((n, g.holding, g.path_up, g.queued > 0) for n, g in look.gates(prefix).items())),
-            )
+            shape = shapes.get(uuid), shapes.get(names.array(uuid))
             waiting = bool(known.planned.waits or known.planned.down or known.down_since)
             if shape != self._shapes.get(name) or waiting:
                 self._shapes[name] = shape
@@ -547,14 +539,6 @@ def _cut_off(kernel: Kernel | None) -> bool:
     """Whether every connection of this node is down."""
     states = [c.state for nqn, c in kernel.controllers.items() if names.parse_nqn(nqn)] if kernel else []
     return bool(states) and all(state != "live" for state in states)
-
-
-def _shape(array: Any) -> object:
-    """What is worth a look when it changes: not how far a rebuild is."""
-    if array is None:
-        return None
-    members = tuple((m.major_minor, m.slot, m.flags) for m in array.members)
-    return array.array_state, array.sync_action, array.degraded, members
 
 
 def _age(volume: VirtualVolume) -> tuple[int, int, int, int]:

@@ -55,23 +55,28 @@ class Watchdog:
         self._unheld: set[str] = set()
         self._poll = select.poll()
         self._watched: dict[str, int] = {}
+        self._fronts: dict[tuple[str, int], str] = {}
+        """The front that each device-mapper device is ("": none), by the kernel's name for it and its inode in sysfs:
+        the next device of that name has another.
+        """
 
     def look(self) -> None:
         """Do what is due."""
         self._end_holds()
         self._watch_arrays()
-        self._answer_all()
+        self._answer(list(self._watched))
 
     def wait(self, seconds: float) -> None:
         """So long; an array that begins to wait meanwhile is answered at once."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            # Arrays tell much while they are written to: that is no cause to look at all the fronts.
-            if self._poll.poll(left * 1000):
-                self._answer_all()
+            # Arrays tell much while they are written to: that is no cause to look at all the others.
+            told = {handle for handle, _ in self._poll.poll(left * 1000)}
+            if told:
+                self._answer([array for array, handle in self._watched.items() if handle in told])
 
-    def _answer_all(self) -> None:
-        for array in list(self._watched):
+    def _answer(self, arrays: list[str]) -> None:
+        for array in arrays:
             if self._state(array) == "write-pending":
                 self._beside(f"answer {array}", self.answer, array)
 
@@ -113,14 +118,18 @@ class Watchdog:
 
     def _suspended(self) -> set[str]:
         """Fronts that are suspended."""
-        found = set()
-        for entry in _entries(self._block):
-            if not entry.startswith("dm-"):
-                continue
-            if _read(f"{self._block}/{entry}/dm/suspended") == "1":
+        found, fronts = set(), {}
+        for entry, inode in _devices(self._block):
+            front = self._fronts.get((entry, inode))
+            if front is None:
                 name = _read(f"{self._block}/{entry}/dm/name")
-                if name.startswith(FRONT) and len(name) == len(FRONT) + _UUID_LENGTH:
-                    found.add(name)
+                if not name:
+                    continue  # it goes, or has just begun to be
+                front = name if name.startswith(FRONT) and len(name) == len(FRONT) + _UUID_LENGTH else ""
+            fronts[entry, inode] = front
+            if front and _read(f"{self._block}/{entry}/dm/suspended") == "1":
+                found.add(front)
+        self._fronts = fronts
         return found
 
     # --- arrays ---
@@ -211,11 +220,23 @@ def _entries(folder: str) -> list[str]:
         return []
 
 
-def _read(path: str) -> str:
-    """A small sysfs file; empty when it is not there (any more)."""
+def _devices(folder: str) -> list[tuple[str, int]]:
+    """Device-mapper devices in /sys/block, with their inodes."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
+        with os.scandir(folder) as entries:
+            return [(entry.name, entry.inode()) for entry in entries if entry.name.startswith("dm-")]
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str:
+    """A small sysfs file; empty when it is not there (any more). By bare calls: hundreds are read a second."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(file, 4096).decode(errors="replace").strip()
+        finally:
+            os.close(file)
     except OSError:
         return ""
 

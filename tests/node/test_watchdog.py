@@ -177,6 +177,16 @@ def test_an_array_made_anew_under_its_name_is_heard_again(bench: Bench) -> None:
     assert state.read_text().strip() == "active"
 
 
+def test_the_next_device_of_a_kernel_name_is_not_taken_for_the_last(bench: Bench) -> None:
+    bench.suspended("some-other-device", "0")
+    bench.look()
+    (bench.system / "block" / "dm-0").rename(bench.system / "gone")  # whose inode is taken for as long
+    bench.suspended(names.front(UUID))
+    bench.look()
+    bench.look()
+    assert bench.resumed == [names.front(UUID)]
+
+
 def test_a_hold_that_has_begun_anew_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.hold(90.0)
     monkeypatch.setattr(bench.watchdog, "_resume", lambda front: bench.hold(500.0))
@@ -192,10 +202,10 @@ def test_an_array_is_answered_between_two_looks_and_nothing_else_is_done(
 
         told = False
 
-        def poll(self, milliseconds: float) -> bool:
+        def poll(self, milliseconds: float) -> list[tuple[int, int]]:
             time.sleep(0 if not self.told else milliseconds / 1000)
             told, self.told = self.told, True
-            return not told
+            return [] if told else [(handle, 0) for handle in bench.watchdog._watched.values()]
 
     state = bench.array("active", "in_sync")
     bench.suspended(names.front(UUID))

@@ -50,7 +50,7 @@ class Column(NamedTuple):
     wide: bool = False
 
 
-class Wire(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True, frozen=True):
+class Wire(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True, frozen=True, gc=False):
     """The base of everything that stands in an object: camelCase on the wire, absent when default, immutable.
 
     In a ``spec`` the API server fills absent fields in. In a ``status`` it does so only for structs with

@@ -96,6 +96,7 @@ class Operator:
             "KUBECONFIG": str(self._kubeconfig),
             "POD_NAMESPACE": NAMESPACE,
             "HEALTH_PORT": str(self.port),
+            "MALLOC_TRIM_THRESHOLD_": "131072",  # as the Containerfile has it
         }
         argv = [sys.executable, "-m", "millpond_operator.main"]
         with self._log.open("ab") as out:

@@ -25,6 +25,7 @@ from millpond_core.observed import (
 )
 
 Kind = TypeVar("Kind", bound=Wire)
+Answer = TypeVar("Answer")
 
 
 class Clock(Protocol):
@@ -438,4 +439,8 @@ class Kube(Protocol):
 
     async def raw(self, method: str, path: str, body: Any = None, *, content_type: str = "application/json") -> Any:
         """One request for kinds that Millpond does not define (Nodes, Leases, VolumeAttachments …), as plain JSON."""
+        ...
+
+    async def read(self, path: str, answer: type[Answer]) -> Answer:
+        """``raw("GET", path)``, and of the answer what this struct has: plain JSON of a thousand Leases is 5 MiB."""
         ...

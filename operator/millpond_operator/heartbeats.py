@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from millpond_core import names
 from millpond_core.errors import MillpondError
 from millpond_core.master.node import Heartbeat, Kubelet, failed, judge
+from millpond_core.model.meta import Wire
 from millpond_core.ports import Clock, Kube
 from millpond_operator.master import Master
 
@@ -25,6 +25,33 @@ SUSPECT_SECONDS = 5.0
 
 KUBELETS = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 """A kubelet renews its own four times in the time for which it is good (``nodeLeaseDurationSeconds``, 40 s)."""
+
+
+class _Meta(Wire, frozen=True, kw_only=True):
+    name: str = ""
+    resource_version: str = ""
+
+
+class _Spec(Wire, frozen=True, kw_only=True):
+    """What counts of a Lease (coordination.k8s.io/v1)."""
+
+    renew_time: str | None = None
+    lease_duration_seconds: int | None = None
+
+
+class _Lease(Wire, frozen=True, kw_only=True):
+    metadata: _Meta = _Meta()
+    spec: _Spec = _Spec()
+
+
+class _Leases(Wire, frozen=True, kw_only=True):
+    """A list of them."""
+
+    metadata: _Meta = _Meta()
+    items: tuple[_Lease, ...] = ()
+
+    def by_name(self) -> dict[str, _Spec]:
+        return {lease.metadata.name: lease.spec for lease in self.items}
 
 
 class Restored(Exception):
@@ -69,9 +96,9 @@ class Heartbeats:
 
     async def look(self) -> None:
         """One look at all Leases, and a verdict."""
-        answer = await self._kube.raw("GET", self._leases)
-        self._stays(answer.get("metadata", {}).get("resourceVersion", ""))
-        leases = _by_name(answer)
+        answer = await self._kube.read(self._leases, _Leases)
+        self._stays(answer.metadata.resource_version)
+        leases = answer.by_name()
         now = self._clock.boottime()
         # Time in which we did not see (an outage, a machine that slept) is nobody's silence.
         passed = 0.0 if self._looked_at is None else min(now - self._looked_at, 3 * EVERY_SECONDS)
@@ -81,7 +108,7 @@ class Heartbeats:
         heartbeats = {name: Heartbeat(seen.silent, seen.duration, seen.moved) for name, seen in self._seen.items()}
         there = any(map(failed, nodes.values()))
         suspect = there or any(beat.silent_seconds > SUSPECT_SECONDS for beat in heartbeats.values())
-        leases = _by_name(await self._kube.raw("GET", KUBELETS)) if suspect else {}
+        leases = (await self._kube.read(KUBELETS, _Leases)).by_name() if suspect else {}
         self._kubelets = {name: _beat(self._kubelets.get(name), lease, passed) for name, lease in leases.items()}
         silent = there or any(beat.silent_seconds > beat.duration_seconds for beat in heartbeats.values())
         kubelets = await self._witnesses() if silent else {}
@@ -110,11 +137,6 @@ class Heartbeats:
         return found
 
 
-def _by_name(answer: Mapping[str, Any]) -> dict[str, dict[str, object]]:
-    """The Leases of a list by their names."""
-    return {lease["metadata"]["name"]: lease.get("spec", {}) for lease in answer.get("items", ())}
-
-
 def _renews(seen: _Seen | None) -> bool | None:
     """Whether a kubelet does; one without a Lease is judged by its Node alone."""
     if seen is None:
@@ -124,10 +146,10 @@ def _renews(seen: _Seen | None) -> bool | None:
     return True if seen.moved else None
 
 
-def _beat(known: _Seen | None, lease: dict[str, object] | None, passed: float) -> _Seen:
+def _beat(known: _Seen | None, lease: _Spec | None, passed: float) -> _Seen:
     """What is known of a Lease (None: there is none) after one more look, ``passed`` seconds after the one before."""
-    renewed = str(lease.get("renewTime", "")) if lease else ""
-    duration = float(str(lease.get("leaseDurationSeconds") or DEFAULT_DURATION)) if lease else DEFAULT_DURATION
+    renewed = (lease.renew_time or "") if lease else ""
+    duration = float((lease and lease.lease_duration_seconds) or DEFAULT_DURATION)
     if known is None or known.renewed != renewed:
         return _Seen(renewed, 0.0, duration, moved=known is not None)
     return _Seen(renewed, known.silent + passed, duration, known.moved)

@@ -21,7 +21,7 @@ from millpond_adapters.kube.transport import Transport
 from millpond_adapters.kube.watch import Watch, pages, selection
 from millpond_core.errors import Invalid, NotFound
 from millpond_core.model.meta import Wire
-from millpond_core.ports import Kind, Reference
+from millpond_core.ports import Answer, Kind, Reference
 
 STRICT = {"fieldValidation": "Strict"}
 _OURS = ("name", "labels", "annotations", "finalizers")
@@ -120,16 +120,26 @@ class ApiKube:
         await self._leases.renew(name, holder, duration_seconds)
 
     async def raw(self, method: str, path: str, body: Any = None, *, content_type: str = "application/json") -> Any:
+        answer = await self._raw(method, path, body, content_type)
+        return msgspec.json.decode(answer) if answer else None
+
+    async def read(self, path: str, answer: type[Answer]) -> Answer:
+        body = await self._raw("GET", path)
+        try:
+            return msgspec.json.decode(body, type=answer)
+        except msgspec.MsgspecError as error:
+            raise Invalid(f"GET {path}: the answer cannot be read: {error}") from error
+
+    async def _raw(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> bytes:
         if not path.startswith(("/api/", "/apis/")) or "/../" in path or path.endswith("/.."):
             raise Invalid(f"{path!r} is no path of the API server: it starts with /api/ or /apis/")
-        answer = await self._transport.request(
+        return await self._transport.request(
             method,
             quote(path, safe="/?&=%,:!()-._~"),
             body=None if body is None else msgspec.json.encode(body),
             content_type=content_type,
             repeatable=method in _REPEATABLE or content_type in (MERGE_PATCH, APPLY_PATCH),
         )
-        return msgspec.json.decode(answer) if answer else None
 
     async def _patch(
         self, kind: type[Kind], name: str, patch: Any, content_type: str, *, status: bool, repeatable: bool

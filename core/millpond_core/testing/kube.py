@@ -24,7 +24,7 @@ from millpond_core.model import API_VERSION, KINDS
 from millpond_core.model.meta import Wire
 from millpond_core.model.schema import schema
 from millpond_core.patches import json_patch, merge_patch
-from millpond_core.ports import Clock, Kind, Reference
+from millpond_core.ports import Answer, Clock, Kind, Reference
 from millpond_core.testing.ownership import Ownership
 from millpond_core.testing.selectors import matches_fields, matches_labels
 from millpond_core.testing.store import Change, Document, Key, Store, parse_path
@@ -193,6 +193,9 @@ class MemoryKube:
             raise Conflict(f"lease {name} is held by {held['holderIdentity']}, renewed {since:.1f} s ago")
         document["spec"] = spec
         self._write(self._store.update, key, document)
+
+    async def read(self, path: str, answer: type[Answer]) -> Answer:
+        return msgspec.convert(await self.raw("GET", path), answer)
 
     async def raw(self, method: str, path: str, body: Any = None, *, content_type: str = "application/json") -> Any:
         split = urlsplit(path)

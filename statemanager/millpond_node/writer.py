@@ -5,16 +5,24 @@ A report never delays what it reports on, and an API server that does not answer
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
 
 from millpond_core.errors import NotFound
+from millpond_core.model import VirtualVolume
 from millpond_core.model.meta import Wire
 from millpond_core.ports import Kube
 from millpond_node.work import Work
 
 log = logging.getLogger(__name__)
+
+AT_ONCE = 8
+"""Reports of volumes on their way at a time. When hundreds go still together each has something to say, and what all
+wait for, the node's own acknowledgement, must not stand in line behind them.
+"""
 
 
 class Writer:
@@ -25,6 +33,7 @@ class Writer:
         self._wanted: dict[str, tuple[type[Wire], str, dict[str, Any]]] = {}
         self._written: dict[str, dict[str, Any]] = {}
         self._work = Work("report", self._write)
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self.applied: Callable[[Wire], None] = lambda obj: None
         """Called with each object as the API server has it after a report."""
 
@@ -45,9 +54,10 @@ class Writer:
     async def _write(self, key: str) -> float | None:
         if key not in self._wanted:
             return None
-        kind, name, status = self._wanted[key]
         try:
-            obj = await self._kube.apply_status(kind, name, status, manager=self._manager)
+            async with self._turns if self._wanted[key][0] is VirtualVolume else contextlib.nullcontext():
+                kind, name, status = self._wanted[key]
+                obj = await self._kube.apply_status(kind, name, status, manager=self._manager)
         except NotFound:
             self._wanted.pop(key, None)
             return None

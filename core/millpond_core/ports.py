@@ -384,6 +384,9 @@ class Reference(NamedTuple):
     name: str
     uid: str
 
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.namespace}/{self.name}"
+
 
 class Kube(Protocol):
     """The API server. Objects are typed by their kind's struct."""

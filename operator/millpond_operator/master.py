@@ -280,7 +280,8 @@ class Master:
             try:
                 await self._kube.event(about, reason=notice.reason, message=notice.message, warning=notice.warning)
             except MillpondError as error:
-                log.warning("%s: no Event could be written (%s): %s", about, notice.reason, error)
+                what = about if isinstance(about, Reference) else _key(about)
+                log.warning("%s: no Event could be written (%s): %s", what, notice.reason, error)
 
     # --- what is to be looked at ---
 

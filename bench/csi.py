@@ -1,6 +1,8 @@
 """``make bench-csi``: what a claim and its pod take, beside a driver that replicates nothing, into docs.
 
-That is csi-driver-host-path where its images are given, and a stand-in of this repository else (``bench.peer``). One lab of three nodes. For each measure the drivers take turns, another one first each time, so that a host whose speed
+That is csi-driver-host-path where its images are given, and a stand-in of this repository else (``bench.peer``).
+
+One lab of three nodes. For each measure the drivers take turns, another one first each time, so that a host whose speed
 changes within minutes changes it for all. What is measured is kept in build/bench after each turn: ``--report`` tells
 of a run that was broken off.
 """

@@ -155,6 +155,8 @@ class Master:
             await self.load()
         except MillpondError as error:
             log.warning("cannot read everything again: %s", error)
+            for obj in self.world.all():
+                self._look(obj)
 
     async def look(self, key: Key) -> None:
         """Bring one object as far as it goes now."""
@@ -292,8 +294,8 @@ class Master:
             self._starving.add(key)
         else:
             self._starving.discard(key)
-        delay = RESYNC_SECONDS if until is None else min(max(until - now, 0.05), RESYNC_SECONDS)
-        self.agenda.add(key, self._clock.boottime() + delay)
+        if until is not None:  # else it changes with another object, or is looked at with all
+            self.agenda.add(key, self._clock.boottime() + min(max(until - now, 0.05), RESYNC_SECONDS))
 
     def _again(self, key: Key) -> None:
         self._failures[key] += 1

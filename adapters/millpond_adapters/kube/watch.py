@@ -19,7 +19,8 @@ from millpond_core.ports import Kind
 
 log = logging.getLogger(__name__)
 
-PAGE = 500
+PAGE = 250
+"""Objects: of ours a page is a megabyte, which is there three times while it is read."""
 WATCH_SECONDS = (240, 300)
 """The API server ends a watch after this; spread, so that not all return at once."""
 

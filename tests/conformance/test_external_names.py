@@ -38,7 +38,7 @@ def test_every_capability_is_said(sources: Path) -> None:
 
 def test_every_field_is_known(sources: Path) -> None:
     framework = (sources / "e2e/storage/framework/testdriver.go").read_text()
-    made = definition.definition(legs=True)
+    made = definition.definition(definition.LEGS_CLASS)
     driver = made["DriverInfo"]
     assert set(driver) <= fields(framework, "DriverInfo")
     for options in ("StressTestOptions", "VolumeModifyStressTestOptions"):

@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for run in range(1, arguments.runs + 1):
             say(f"run {run} of {arguments.runs}")
             measure(volume, run, figures)
+        volume.end()  # what is being written while they are compared is on one leg first
         if found := volume.check():
             raise SystemExit(f"the legs are not what they should be: {'; '.join(found)}")
     machine = {"kernel": release, "host": host(), "runs": str(arguments.runs)}

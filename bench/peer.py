@@ -7,7 +7,6 @@ makes a folder and mounts it, with no state, no child process and hardly a check
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,19 +80,6 @@ def objects(peer: Peer, node: str, deployment: Object, cluster_role: Object, rol
             },
         },
     ]
-
-
-def storage_class(name: str, provisioner: str, binding: str, parameters: Mapping[str, str]) -> Object:
-    """A StorageClass whose volumes can grow."""
-    return {
-        "apiVersion": "storage.k8s.io/v1",
-        "kind": "StorageClass",
-        "metadata": {"name": name},
-        "provisioner": provisioner,
-        "volumeBindingMode": binding,
-        "allowVolumeExpansion": True,
-        "parameters": dict(parameters),
-    }
 
 
 def _metadata(name: str) -> Object:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from bench import csisamples as samples
 from bench.csisamples import NONE, OURS, PEER, Sample
 from bench.metrics import requests
-from bench.peer import NAME, storage_class
+from bench.peer import NAME
 
 from demo.cluster import GROUP, Cluster, Object
 from demo.errors import DemoError
-from demo.workload import namespace
+from demo.workload import class_of, namespace
 from lab import images
 from lab.api import Api
 from millpond_core import names
@@ -239,7 +239,7 @@ def classes() -> list[Object]:
     """For each driver one class that waits for a pod, and one that does not."""
     ours = {"copies": "2", "csi.storage.k8s.io/fstype": "ext4"}
     return [
-        storage_class(called(driver, binding), provisioner, binding, parameters)
+        class_of(called(driver, binding), parameters, binding=binding, provisioner=provisioner)
         for driver, provisioner, parameters in ((OURS, names.DRIVER, ours), (PEER, NAME, {}))
         for binding in (NOW, LATER)
     ]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from demo.cluster import Cluster, Object
 from demo.errors import DemoError
 from demo.writer import Acks
+from millpond_core import names
 
 WRITER = Path(__file__).with_name("writer.py")
 CLASS = "millpond-demo"
@@ -223,12 +224,23 @@ def storage_class(
     name: str = CLASS, *, copies: int = 2, grace: int = 5, parameters: Mapping[str, str] | None = None
 ) -> Object:
     """A StorageClass like ``millpond-mirrored`` that replaces a lost leg after ``grace`` seconds."""
+    return class_of(name, {"copies": str(copies), "gracePeriodSeconds": str(grace), **(parameters or {})})
+
+
+def class_of(
+    name: str,
+    parameters: Mapping[str, str] | None = None,
+    *,
+    binding: str = "WaitForFirstConsumer",
+    provisioner: str = names.DRIVER,
+) -> Object:
+    """A StorageClass whose volumes can grow; of Millpond, or of another driver."""
     return {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
         "metadata": {"name": name},
-        "provisioner": "csi.millpond.io",
-        "volumeBindingMode": "WaitForFirstConsumer",
-        "reclaimPolicy": "Delete",
-        "parameters": {"copies": str(copies), "gracePeriodSeconds": str(grace), **(parameters or {})},
+        "provisioner": provisioner,
+        "volumeBindingMode": binding,
+        "allowVolumeExpansion": True,
+        "parameters": dict(parameters or {}),
     }

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from demo.cluster import Object
+from demo.workload import class_of
 from millpond_core import names
 
 CLASS = "millpond-mirrored"
@@ -102,7 +103,7 @@ def definition(of_class: str = CLASS, timeouts: Mapping[str, str] = TIMEOUTS) ->
 
 def objects() -> list[Object]:
     """The classes that a definition names and the chart does not have."""
-    legs = storage_class(LEGS_CLASS, parameters={"copies": "1", "access": "LegNodes"})
+    legs = class_of(LEGS_CLASS, {"copies": "1", "access": "LegNodes"})
     attributes = {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "VolumeAttributesClass",
@@ -110,19 +111,4 @@ def objects() -> list[Object]:
         "driverName": names.DRIVER,
         "parameters": {"holdSeconds": "20", "maxRebuildRate": "100000"},
     }
-    return [legs, storage_class(IMMEDIATE_CLASS, "Immediate"), attributes]
-
-
-def storage_class(
-    name: str, binding: str = "WaitForFirstConsumer", parameters: Mapping[str, str] | None = None
-) -> Object:
-    """One of ours; two copies unless the parameters say otherwise."""
-    return {
-        "apiVersion": "storage.k8s.io/v1",
-        "kind": "StorageClass",
-        "metadata": {"name": name},
-        "provisioner": names.DRIVER,
-        "volumeBindingMode": binding,
-        "allowVolumeExpansion": True,
-        "parameters": dict(parameters or {}),
-    }
+    return [legs, class_of(IMMEDIATE_CLASS, binding="Immediate"), attributes]

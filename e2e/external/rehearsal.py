@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from demo.cluster import Cluster, Object
+from demo.workload import class_of
 from external import definition, images, known, outcome, run
 from external.parts import GRACE_SECONDS, Part
 from lab import command, components
@@ -40,7 +41,7 @@ def cluster() -> Iterator[Cluster]:
             # admission gives each new node a taint, and status is not written by apply
             plane.api.merge(path, {"spec": {"taints": []}})
             plane.api.merge(f"{path}/status", {"status": _STATUS})
-        made.apply(*definition.objects(), definition.storage_class(definition.CLASS))
+        made.apply(*definition.objects(), class_of(definition.CLASS))
         yield made
 
 

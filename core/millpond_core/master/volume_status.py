@@ -121,7 +121,7 @@ def _degraded(world: World, volume: VirtualVolume, phase: VolumePhase, now: floa
         elif leg.state == "Rebuilding":
             said.append(f"leg {leg.id} on {leg.node} {_rebuilding(volume, leg)}")
         elif leg.state == "Stale":
-            said.append(f"leg {leg.id} on {leg.node} is back, to be taken in again")
+            said.append(f"leg {leg.id} on {leg.node} is out of step with the others, to be taken in again")
     if not said and look.missing > 0:
         said.append(f"{look.missing} leg(s) missing; {_replacing(look)}")
     reason = "AllCopies" if not said else "PlannedAbsence" if planned == len(said) else "FewerCopies"

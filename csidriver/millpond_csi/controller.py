@@ -56,7 +56,7 @@ class ControllerService(VolumeChanges):
     # --- volumes ---
 
     async def create_volume(self, request: Any, deadline: Deadline) -> Any:
-        """Make the VirtualVolume, or find it, and wait until a node could use it.
+        """Make the VirtualVolume, or find it, and wait until it has its extents.
 
         One that may have been answered with, to whomever, is never deleted here: its data may be what someone kept.
         """

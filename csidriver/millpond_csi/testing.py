@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from millpond_core import names
-from millpond_core.errors import Conflict, NotFound
+from millpond_core.errors import Conflict, NotFound, Unavailable
 from millpond_core.master.volumes import NO_SPARE
 from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import Extent, Leg
@@ -34,10 +34,10 @@ def block_capability(mode: int = Mode.SINGLE_NODE_WRITER) -> Any:
 
 
 class ScriptedMaster:
-    """Places each volume on ``node``, attaches and detaches it, enlarges it, and lets it go.
+    """Places each volume on ``node``, prepares, attaches, detaches and enlarges it, and lets it go.
 
     ``room``: bytes of the largest volume that there is room for; ``spares``: how many more copies of one. It stops
-    short of what ``stuck`` names: "allocate", "attach", "detach", "grow", "enlarge" (the front) or "release".
+    short of what ``stuck`` names: "allocate", "prepare", "attach", "detach", "grow", "enlarge" (the front), "release".
     """
 
     def __init__(self, kube: Kube, node: str, *, room: int = 1 << 50, front: Front = lambda node, uuid, size: None):
@@ -54,8 +54,8 @@ class ScriptedMaster:
             if event in ("ADDED", "MODIFIED"):
                 try:
                     await self._act(volume)
-                except (Conflict, NotFound):
-                    continue  # the next event has what it changed to
+                except (Conflict, NotFound, Unavailable):
+                    continue  # the next event has what it changed to; in an outage nobody gets any further
 
     async def _act(self, volume: VirtualVolume) -> None:
         status = volume.status
@@ -67,6 +67,12 @@ class ScriptedMaster:
         elif status.phase == "Pending":
             if "allocate" not in self.stuck:
                 await self._allocate(volume)
+        elif names.ANNOTATION_ALLOCATED not in volume.metadata.annotations:
+            note = {names.ANNOTATION_ALLOCATED: volume.spec.uuid}
+            await self._change(volume, {"metadata": {"annotations": note}}, status=False)
+        elif status.phase == "Preparing":
+            if "prepare" not in self.stuck:
+                await self._change(volume, {"status": {"phase": "Ready"}})
         elif volume.spec.attachment.node and not status.attachment.node:
             if "attach" not in self.stuck:
                 await self._attach(volume)
@@ -129,7 +135,7 @@ class ScriptedMaster:
         extent = Extent(device=f"{self._node}-nvme1", device_uuid=volume.spec.uuid, start=0, length=leg_units(size))
         leg = Leg(id="a", node=self._node, state="InSync", complete=True, extents=[extent])
         mapping = {"generation": 1, "recordSeq": 1, "legs": [msgspec.to_builtins(leg)]}
-        await self._change(volume, {"status": {"mapping": mapping, "phase": "Ready", "sizeBytes": size}})
+        await self._change(volume, {"status": {"mapping": mapping, "phase": "Preparing", "sizeBytes": size}})
 
     async def _attach(self, volume: VirtualVolume, epoch: int = 0) -> None:
         node, epoch = volume.spec.attachment.node, epoch or volume.status.attachment.epoch + 1

@@ -88,10 +88,13 @@ def check_same(volume: VirtualVolume, asked: VolumeClass, required: int, limit: 
 
 
 def created(volume: VirtualVolume | None) -> VirtualVolume | Wait:
-    """The volume once a node could use it. Raises NoRoom or Invalid when the master refused to place it."""
+    """The volume once its extents are its own, for good. Raises NoRoom or Invalid when the master refused to place it.
+
+    Its legs are prepared meanwhile, which takes as long as it takes to zero them: attaching it waits for that.
+    """
     if volume is None or volume.metadata.deletion_timestamp:
         return Wait("a volume of that name is still being deleted")
-    if volume.status.phase in ("Ready", "Degraded"):
+    if volume.status.mapping.generation and names.ANNOTATION_ALLOCATED in volume.metadata.annotations:
         return volume
     if (refused := refusal(volume)) is not None:
         raise refused
@@ -109,11 +112,11 @@ def refusal(volume: VirtualVolume) -> MillpondError | None:
 
 
 def unused(volume: VirtualVolume) -> bool:
-    """Whether nobody can have been given ``volume``: never ready, never attached, as an earlier CreateVolume of the
+    """Whether nobody can have been given ``volume``: never allocated, never attached, as an earlier CreateVolume of the
     same name leaves it that ran out of time.
     """
-    wanted, status = volume.spec.attachment.node, volume.status
-    return status.phase in ("Pending", "Preparing") and status.attachment.epoch == 0 and not wanted
+    noted = names.ANNOTATION_ALLOCATED in volume.metadata.annotations
+    return not (noted or volume.status.mapping.generation or volume.spec.attachment.node)
 
 
 def report(volume: VirtualVolume, node: str) -> NodeReport | None:

@@ -55,7 +55,7 @@ async def test_another_volume_of_the_same_name_is_refused(driver: Any, fields: d
 async def test_a_name_that_is_no_id_is_kept_as_an_annotation(driver: Any) -> None:
     volume = await driver.create("Sanity ÄÖ-01")
     stored = await driver.kube.get(VirtualVolume, volume.volume_id)
-    assert stored.metadata.annotations == {"millpond.io/requested-name": "Sanity ÄÖ-01"}
+    assert stored.metadata.annotations["millpond.io/requested-name"] == "Sanity ÄÖ-01"
 
 
 async def test_no_room_is_said_with_the_masters_reason_and_leaves_nothing(driver: Any) -> None:
@@ -77,6 +77,23 @@ async def test_a_volume_that_is_not_ready_in_time_is_waited_for_again(driver: An
     await driver.kube.merge(VirtualVolume, "pvc-1", {"metadata": {"annotations": {"poke": "1"}}})
     volume = await driver.create(capacity_range={}, parameters={"copies": "2"})
     assert volume.volume_context["uuid"] == uuid
+
+
+async def test_a_claim_is_bound_before_the_legs_are_zeroed(driver: Any) -> None:
+    """Which for a large volume takes minutes; attaching it waits, and says for what."""
+    driver.master.stuck.add("prepare")
+    volume = await driver.create()
+    stored = await driver.kube.get(VirtualVolume, volume.volume_id)
+    assert (stored.status.phase, stored.metadata.annotations[names.ANNOTATION_ALLOCATED]) == (
+        "Preparing",
+        volume.volume_context["uuid"],
+    )
+    asked = {"volume_id": volume.volume_id, "node_id": "n1", "volume_capability": mount_capability()}
+    with pytest.raises(NotReady, match="the master has not attached it yet"):
+        await driver.call("controller_publish_volume", 0.3, **asked)
+    driver.master.stuck.clear()
+    await driver.kube.merge(VirtualVolume, "pvc-1", {"metadata": {"annotations": {"poke": "1"}}})
+    assert (await driver.attach(volume))["epoch"] == "1"
 
 
 async def test_a_volume_that_is_being_deleted_is_not_taken_for_the_new_one(driver: Any) -> None:

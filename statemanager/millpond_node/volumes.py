@@ -14,7 +14,7 @@ from millpond_core import names
 from millpond_core.errors import Busy, MillpondError
 from millpond_core.instants import stamp
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
-from millpond_core.model.virtualvolume import NodeReport, PathReport
+from millpond_core.model.virtualvolume import Leg, NodeReport, PathReport
 from millpond_core.nodeplan import node as plans
 from millpond_core.nodeplan.steps import SEVERING, Add, KillPods, Plan, Record, Remember, Step
 from millpond_core.nodeplan.view import Around, Kernel, Memory
@@ -35,6 +35,8 @@ _ROUNDS = 60
 
 _ASK_SECONDS = 1.0
 """For so long a plan waits for what the API server knows of others."""
+_COMING_SECONDS = 3.0
+"""For so long nobody is asked about a leg that an attachment waits for: as a rule it just comes."""
 _RETRY_SECONDS = 0.5
 """After a step that failed."""
 
@@ -251,7 +253,10 @@ class Volumes:
         known.said &= {_gist(wait) for wait in known.planned.waits} | ({_gist(str(error))} if error else set())
         if error is not None:
             return _RETRY_SECONDS
-        return 0.1 if known.planned.steps else known.planned.wake
+        if known.planned.steps:
+            return 0.1
+        asked_at = [seconds for leg in known.planned.down if (seconds := self._coming(known, leg)) > 0]
+        return min(asked_at if known.planned.wake is None else [known.planned.wake, *asked_at], default=None)
 
     async def _ask_record(self, known: Volume) -> None:
         """Read the record. None of its numbers ever falls, unless the database was restored from a backup."""
@@ -314,17 +319,23 @@ class Volumes:
         cluster = self._devices.cluster
         return names.host_id(cluster, self._config.node) if cluster else ""
 
+    def _away(self, known: Volume, *, long: bool = False) -> list[Leg]:
+        """Legs that cannot be reached from here; ``long``: without those that an attachment may be about to get."""
+        down = [leg for leg in known.volume.status.mapping.legs if leg.id in known.planned.down]
+        return [leg for leg in down if not (long and self._coming(known, leg.id) > 0)]
+
+    def _coming(self, known: Volume, leg: str) -> float:
+        """For how many seconds more nobody is asked about a leg that cannot be reached."""
+        now = self._ports.clock.boottime()
+        return 0.0 if known.memory.assembled else known.down_since.get(leg, now) + _COMING_SECONDS - now
+
     async def _failed(self, known: Volume) -> frozenset[str]:
         """Devices that their nodes report as failed, under legs that cannot be reached from here."""
-        under = {
-            extent.device
-            for leg in known.volume.status.mapping.legs
-            if leg.id in known.planned.down
-            for extent in leg.extents
-        }
-        own = {name: seen for name in under if (seen := self._devices.seen.get(name)) is not None}
-        told = await _told(self._says_failed(device) for device in sorted(under - own.keys()))
-        return frozenset({name for name, seen in own.items() if not seen.present}) | told
+        seen = self._devices.seen
+        own = {e.device for leg in self._away(known) for e in leg.extents if e.device in seen}
+        others = {e.device for leg in self._away(known, long=True) for e in leg.extents} - own
+        told = await _told(self._says_failed(device) for device in sorted(others))
+        return frozenset({name for name in own if not seen[name].present}) | told
 
     async def _says_failed(self, device: str) -> str:
         """The device's name if its node says that it has failed; empty: it does not, or nobody answers."""
@@ -336,8 +347,8 @@ class Volumes:
 
     async def _gone_nodes(self, known: Volume) -> frozenset[str]:
         """Those that are known to be, of legs that are missing where nothing is assembled yet."""
-        legs = () if known.memory.assembled else known.volume.status.mapping.legs
-        missing = {leg.node for leg in legs if leg.id in known.planned.down} - {self._config.node}
+        away = [] if known.memory.assembled else self._away(known, long=True)
+        missing = {leg.node for leg in away} - {self._config.node}
         return await _told(self._is_gone(node) for node in sorted(missing))
 
     async def _is_gone(self, node: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from node_cluster import Cluster
@@ -35,6 +36,17 @@ async def test_from_a_disk_to_a_write_on_both_legs_and_back(tmp_path: Path) -> N
         assert not cluster.machine("n1").arrays
         await cluster.attach("v", "n2")
         assert cluster.read("n2", "v", 3) == 42
+
+
+async def test_nobody_asks_about_a_leg_that_only_just_comes(tmp_path: Path) -> None:
+    """An attachment takes a dozen looks; what the API server knows of others matters to a leg that stays away."""
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        await attached(cluster)
+        await cluster.detach("v")
+        before = len(cluster.kube.calls)
+        await cluster.attach("v", "n1")
+        asked = Counter(call for call in cluster.kube.calls[before:] if call[0] == "get")
+        assert {kind: count for (_, kind), count in asked.items() if kind != "VirtualVolume"} == {}
 
 
 async def test_a_detach_that_has_begun_is_finished_before_the_volume_is_attached_again(tmp_path: Path) -> None:

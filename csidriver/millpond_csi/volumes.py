@@ -94,7 +94,7 @@ def created(volume: VirtualVolume | None) -> VirtualVolume | Wait:
     """
     if volume is None or volume.metadata.deletion_timestamp:
         return Wait("a volume of that name is still being deleted")
-    if volume.status.mapping.generation and names.ANNOTATION_ALLOCATED in volume.metadata.annotations:
+    if volume.status.mapping.generation:
         return volume
     if (refused := refusal(volume)) is not None:
         raise refused
@@ -115,8 +115,8 @@ def unused(volume: VirtualVolume) -> bool:
     """Whether nobody can have been given ``volume``: never allocated, never attached, as an earlier CreateVolume of the
     same name leaves it that ran out of time.
     """
-    noted = names.ANNOTATION_ALLOCATED in volume.metadata.annotations
-    return not (noted or volume.status.mapping.generation or volume.spec.attachment.node)
+    allocated = volume.status.mapping.generation or names.ANNOTATION_ALLOCATED in volume.metadata.annotations
+    return not (allocated or volume.spec.attachment.node)
 
 
 def report(volume: VirtualVolume, node: str) -> NodeReport | None:

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from millpond_adapters.herald import Herald
 from millpond_core import names
 from millpond_core.errors import Conflict, Invalid, MillpondError, NotFound
 from millpond_core.master import changes, health, planner, scope
@@ -63,6 +64,7 @@ class Master:
         self.counts: Counter[str] = Counter()
         self._kube = kube
         self._clock = clock
+        self._herald = Herald(kube)
         self._failures: Counter[Key] = Counter()
         self._doubted: set[Key] = set()
         """Objects of which a write's outcome is not known: read before anything is decided from them."""
@@ -136,6 +138,12 @@ class Master:
 
     async def run(self) -> None:
         """Look at what is due, for ever; and now and then at everything, since a watch may miss a deletion."""
+        try:
+            await self._run()
+        finally:
+            await self._herald.stop()
+
+    async def _run(self) -> None:
         loaded = self._clock.boottime()
         while True:
             if self._clock.boottime() - loaded >= RESYNC_SECONDS:
@@ -197,9 +205,9 @@ class Master:
             # First: a master that dies between the two leaves the difference for its successor to find.
             claim = await self._told(obj, decision)
             await self._take(decision.step)
-            await self._announce(obj, decision.notices)
+            self._announce(obj, decision.notices)
             if claim is not None:
-                await self._announce(claim, (notice for notice in decision.notices if notice.claim))
+                self._announce(claim, (notice for notice in decision.notices if notice.claim))
         self.agenda.add(key, self._clock.boottime())
 
     async def _take(self, step: Step) -> None:
@@ -277,13 +285,9 @@ class Master:
                 self._untold.add(key)
         return found
 
-    async def _announce(self, about: Object | Reference, notices: Iterable[Notice]) -> None:
+    def _announce(self, about: Object | Reference, notices: Iterable[Notice]) -> None:
         for notice in notices:
-            try:
-                await self._kube.event(about, reason=notice.reason, message=notice.message, warning=notice.warning)
-            except MillpondError as error:
-                what = about if isinstance(about, Reference) else _key(about)
-                log.warning("%s: no Event could be written (%s): %s", what, notice.reason, error)
+            self._herald.tell(about, notice.reason, notice.message, warning=notice.warning)
 
     # --- what is to be looked at ---
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from millpond_adapters.herald import Herald
 from millpond_core.errors import Conflict, DeadlineExceeded, Invalid, MillpondError, Unavailable
 from millpond_core.instants import stamp
 from millpond_core.model import ObjectMeta, StorageDevice
@@ -25,7 +26,6 @@ from millpond_core.nodeplan import claim, label
 from millpond_core.nodeplan.claim import Claim, DiskSeen
 from millpond_core.nodeplan.view import DeviceSeen
 from millpond_core.observed import BlockDisk, Label, LabelLeg
-from millpond_node.herald import Herald
 from millpond_node.host import Config, Ports
 from millpond_node.writer import Writer
 

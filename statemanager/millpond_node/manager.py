@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
+from millpond_adapters.herald import Herald
 from millpond_core import names
 from millpond_core.errors import Conflict, DeadlineExceeded, MillpondError, NotFound
 from millpond_core.instants import stamp
@@ -18,7 +19,6 @@ from millpond_core.model.storagenode import StorageNodeStatus
 from millpond_core.nodeplan.still import Standing
 from millpond_node import holds
 from millpond_node.devices import Devices
-from millpond_node.herald import Herald
 from millpond_node.host import Config, Ports
 from millpond_node.look import Looker
 from millpond_node.still import Still

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from millpond_adapters.herald import Herald
 from millpond_core import names
 from millpond_core.errors import Busy, MillpondError
 from millpond_core.instants import stamp
@@ -20,7 +21,6 @@ from millpond_core.nodeplan.steps import SEVERING, Add, KillPods, Plan, Record, 
 from millpond_core.nodeplan.view import Around, Kernel, Memory
 from millpond_node.devices import Devices
 from millpond_node.execute import Executor, Silence
-from millpond_node.herald import Herald
 from millpond_node.host import Config, Ports
 from millpond_node.look import Looker
 from millpond_node.rundir import RunDir

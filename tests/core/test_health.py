@@ -9,9 +9,9 @@ import pytest
 from master_world import NOW, STALE, device, leg, legs, lost, mapped, meta, report, world
 
 from millpond_core.instants import seconds_stamp, stamp
-from millpond_core.master import health, planner
+from millpond_core.master import health, planner, volume_status
 from millpond_core.master.conditions import Says, conditions
-from millpond_core.master.steps import Act, Apply, Notice
+from millpond_core.master.steps import Act, Apply, Notice, Wait
 from millpond_core.master.world import World
 from millpond_core.model import StorageDevice, VirtualVolume
 from millpond_core.model.storagedevice import DeviceObservation
@@ -162,7 +162,7 @@ def test_a_disk_that_warns_under_a_leg_is_told() -> None:
         seen, status=msgspec.structs.replace(seen.status, observation=observation)
     )
     there = world(after(mapped(), told(world(mapped()))), dying)
-    act = planner.volume_status.decide(there, there.volumes["v1"], planner.Wait(), NOW)
+    act = volume_status.decide(there, there.volumes["v1"], Wait(), NOW)
     assert act is not None
     assert act.claim is not None
     assert act.claim[0]["message"] == "leg b is on n2-d1 of n2, which warns: SpareLow"

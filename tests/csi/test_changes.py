@@ -69,11 +69,11 @@ async def test_raw_block_is_larger_with_that(driver: Any) -> None:
 
 async def test_what_is_that_large_already_is_answered_at_once_and_left_alone(driver: Any) -> None:
     await driver.create(size=128 * MIB)
-    version = (await stored(driver)).metadata.resource_version
+    generation = (await stored(driver)).metadata.generation
     for required in (64 * MIB, 127 * MIB, 128 * MIB):
         assert (await expand(driver, required)).capacity_bytes == 128 * MIB
     assert (await expand(driver, capacity_range={"limit_bytes": 200 * MIB})).capacity_bytes == 128 * MIB
-    assert (await stored(driver)).metadata.resource_version == version
+    assert (await stored(driver)).metadata.generation == generation
 
 
 async def test_an_attached_volume_is_waited_for_until_its_front_has_grown(driver: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from millpond_core.master import device, node, quiescence, volume, volume_status
-from millpond_core.master.steps import Act, Decision, Wait
+from millpond_core.master.steps import Act, Decision
 from millpond_core.master.world import Object, World
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 
@@ -23,10 +23,6 @@ def decide(world: World, obj: Object, now: float) -> Decision:
 
 def _volume(world: World, obj: VirtualVolume, now: float) -> Decision:
     decision = volume.decide(world, obj, now)
-    if isinstance(decision, Act) and obj.status.observed_generation:
+    if isinstance(decision, Act):
         return decision
-    # A new object has no status that a patch could add to; the first one is applied.
-    said = volume_status.decide(world, obj, decision, now)
-    if said:
-        return said
-    return decision if not isinstance(decision, Act) else Wait()
+    return volume_status.decide(world, obj, decision, now) or decision

@@ -112,12 +112,12 @@ def allocated(world: World, volume: VirtualVolume, now: float) -> Decision | Non
             name,
             [
                 {"op": "test", "path": "/metadata/resourceVersion", "value": volume.metadata.resource_version},
-                v.put(
-                    "/status/mapping",
-                    Mapping(generation=1, record_seq=1, size_bytes=v.size_bytes(volume), legs=legs),
+                *v.begin_status(
+                    volume,
+                    mapping=Mapping(generation=1, record_seq=1, size_bytes=v.size_bytes(volume), legs=legs),
+                    sizeBytes=v.size_bytes(volume),
+                    nextLeg=volume.status.next_leg + len(legs),
                 ),
-                v.put("/status/sizeBytes", v.size_bytes(volume)),
-                v.put("/status/nextLeg", volume.status.next_leg + len(legs)),
             ],
         ),
         f"mapped, generation 1: leg {where}",

@@ -15,7 +15,15 @@ from millpond_core.instants import clock, parse, span
 from millpond_core.master.conditions import find, wire
 from millpond_core.master.world import World
 from millpond_core.model import StorageDevice, VirtualVolume
-from millpond_core.model.virtualvolume import Leg, LegReport, NodeReport, PathReport, Progress, VolumePhase
+from millpond_core.model.virtualvolume import (
+    Leg,
+    LegReport,
+    NodeReport,
+    PathReport,
+    Progress,
+    VirtualVolumeStatus,
+    VolumePhase,
+)
 from millpond_core.units import leg_units, parse_quantity, round_up
 
 NO_SPARE = "no spare can be placed"
@@ -307,6 +315,13 @@ def spare_tests(volume: VirtualVolume) -> list[dict[str, Any]]:
 def put(path: str, value: Any) -> dict[str, Any]:
     """An operation that sets a member, there or not."""
     return {"op": "add", "path": path, "value": wire(value)}
+
+
+def begin_status(volume: VirtualVolume, **members: Any) -> list[dict[str, Any]]:
+    """Operations that set members of a status that may not be there yet: nothing can be added to what is not."""
+    if volume.status == VirtualVolumeStatus():
+        return [put("/status", members)]
+    return [put(f"/status/{name}", value) for name, value in members.items()]
 
 
 def put_legs(volume: VirtualVolume, legs: Iterable[Leg], *, commit: bool, size_bytes: int = 0) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ everywhere, starts in a millisecond and says which errno it got.
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import os
 import select
 import stat
@@ -17,6 +19,7 @@ from pathlib import Path
 from millpond_adapters.run import run
 from millpond_core.errors import Busy, CommandFailed, MillpondError, NotFound
 
+log = logging.getLogger(__name__)
 _CATEGORIES: dict[str, type[MillpondError]] = {
     "Device or resource busy": Busy,
     "No such file or directory": NotFound,
@@ -134,7 +137,9 @@ def watch(paths: Iterable[Path], changed: Callable[[], None]) -> Callable[[], No
     for path in paths:
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # such as: too many open files
+                log.warning("%s is not watched, only polled: %s", path, error.strerror)
             continue
         files.add(file)
         os.read(file, 4096)  # a change is what comes after a read

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,15 @@ def test_errors_by_what_the_kernel_answered(message: str, category: type[Excepti
 def test_only_block_devices_have_a_number(tmp_path: Path) -> None:
     assert sysfs.number_of(Path("/dev/null")) == ""
     assert sysfs.number_of(tmp_path / "gone") == ""
+
+
+@pytest.mark.parametrize(("error", "told"), [(errno.EMFILE, True), (errno.ENOENT, False)], ids=["no files", "gone"])
+async def test_what_cannot_be_watched_is_told_unless_it_is_gone(
+    error: int, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("millpond_adapters.sysfs.os.open", refuse)
+    sysfs.watch([tmp_path / "array_state"], lambda: None)()
+    assert ("array_state is not watched, only polled" in caplog.text) is told

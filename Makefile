@@ -116,7 +116,7 @@ bench-hold: generate-stubs ## For how long a writer stands in a quiescence that 
 bench-control: generate-stubs ## What a quiescence takes and costs as the cluster grows, into docs/performance.md (SIZE=100x3,1000x50)
 	@$(PY) -m bench.control $(if $(SIZE),--sizes $(SIZE))
 
-bench-csi: generate-stubs ## Claims and pods beside a driver that replicates nothing, into docs/performance.md (KERNEL=, COUNT=4: a small trial)
+bench-csi: generate-stubs ## Claims and pods beside a driver that replicates nothing, into docs/performance.md (HOSTPATH=: checkouts of it; KERNEL=, COUNT=4: a small trial)
 	@$(PY) -m bench.csi --kernel $(KERNEL) $(if $(COUNT),--count $(COUNT)) $(if $(HOSTPATH),--hostpath $(HOSTPATH))
 
 bench-density: generate-stubs ## Many volumes on one node, one by one and all at rest, into docs/performance.md (KERNEL=, VOLUMES=250)

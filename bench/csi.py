@@ -1,6 +1,6 @@
 """``make bench-csi``: what a claim and its pod take, beside a driver that replicates nothing, into docs.
 
-That is csi-driver-host-path where its images are given, and a stand-in of this repository else (``bench.peer``).
+That is csi-driver-host-path, built from checkouts of its sources (``bench.peer``).
 
 One lab of three nodes. For each measure the drivers take turns, another one first each time, so that a host whose speed
 changes within minutes changes it for all. What is measured is kept in build/bench after each turn: ``--report`` tells
@@ -21,14 +21,13 @@ import msgspec
 from bench import csisamples, peer, trials
 from bench.csisamples import DRIVERS, OURS, PEER, Run, Sample
 from bench.figures import described, host, replace_section
-from bench.peer import Peer
 from bench.trials import Trials
 
 from demo import diagnostics
 from demo.cli import versions
 from demo.errors import DemoError
 from demo.session import Session, own
-from lab import images, kernels
+from lab import kernels
 from lab.errors import LabError
 from lab.progress import step
 
@@ -53,11 +52,8 @@ NOTES = (
     "* *requests of one life*: a claim and a pod that become ready and are deleted. What the API server counts of all",
     "  its clients, the asker's four included, less what an idle cluster asks in that time; no watches, no Leases.",
 )
-STAND_IN = (
-    "",
-    "The peer is not csi-driver-host-path, whose images were not at hand (`HOSTPATH=`), but `csi-folders` of this",
-    "repository. It does less for each call: no state on disk, no child process, hardly a check.",
-)
+PINNED = ("csi-driver-host-path v1.18.0", "node-driver-registrar v2.17.0")
+"""What was measured with."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kernel", choices=kernels.KERNELS, default=kernels.DEFAULT)
     parser.add_argument("--count", type=int, default=COUNT, help=f"claims; a tenth of it pods, half at once ({COUNT})")
     parser.add_argument(
-        "--hostpath", nargs=2, type=Path, metavar=("PLUGIN", "REGISTRAR"), help=f"OCI archives of {_wanted()}"
+        "--hostpath", nargs=2, type=Path, metavar=("PLUGIN", "REGISTRAR"), help=f"checkouts of {' and '.join(PINNED)}"
     )
     parser.add_argument("--name", default="", help="of the lab; one that is up is used (default: one of our own)")
     parser.add_argument("--keep", action="store_true", help="leave the lab up")
@@ -75,6 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     FOLDER.mkdir(parents=True, exist_ok=True)
     kept = FOLDER / f"csi-{given.kernel}.json"
+    if not given.report and not given.hostpath:
+        print(
+            f"bench.csi: the peer is missing; check out {' and '.join(PINNED)} of github.com/kubernetes-csi, and give "
+            'HOSTPATH="path/to/csi-driver-host-path path/to/node-driver-registrar"',
+            file=sys.stderr,
+        )
+        return 2
     if not given.report:
         try:
             measured(given, kept)
@@ -98,15 +101,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured(given: argparse.Namespace, kept: Path) -> None:
     """Bring a cluster up, measure, and take it down; ``kept`` always holds what there is so far."""
-    which, archives = chosen(given.hostpath)
+    plugin, registrar = (path.resolve() for path in given.hostpath)
+    archives = peer.built(plugin, registrar, FOLDER)
     name = given.name or f"bench-csi-{os.getpid()}"
     size = {"disks": DISKS, "disk_mib": DISK_MIB, "mib": NODE_MIB}
     with own(name, given.kernel, archives=archives, keep=given.keep, **size) as session:
         here, there = (node.name for node in session.lab.nodes[:2])
         try:
-            with step(f"Installing {which.told} on {here}", usually=60):
-                peer.install(session.cluster, which, here)
-            run = begun(session, given, which)
+            with step(f"Installing {peer.DRIVER} on {here}", usually=60):
+                peer.install(session.cluster, here)
+            run = begun(session, given)
             with trials.trials(session.cluster, session.lab.control_plane.api, here, there) as trial:
                 rounds(trial, run, given.count, lambda: _keep(run, kept))
         except (DemoError, LabError):
@@ -163,18 +167,11 @@ def turned(drivers: Sequence[str], turn: int) -> list[str]:
     return [*drivers[at:], *drivers[:at]]
 
 
-def chosen(hostpath: Sequence[Path] | None) -> tuple[Peer, list[Path]]:
-    """The peer, and the archives of its images."""
-    if hostpath:
-        return peer.HOST_PATH, [path.resolve() for path in hostpath]
-    return peer.FOLDERS, [images.alone("csi-folders", peer.FOLDERS.image)]
-
-
-def begun(session: Session, given: argparse.Namespace, which: Peer) -> Run:
+def begun(session: Session, given: argparse.Namespace) -> Run:
     """A run without samples."""
     kubernetes, release = versions(session.cluster)
     options = f" COUNT={given.count}" if given.count != COUNT else ""
-    options += f' HOSTPATH="{" ".join(path.name for path in given.hostpath)}"' if given.hostpath else ""
+    options += f' HOSTPATH="{" ".join(path.name for path in given.hostpath)}"'
     return Run(
         kernel=given.kernel,
         release=release,
@@ -182,7 +179,7 @@ def begun(session: Session, given: argparse.Namespace, which: Peer) -> Run:
         machine=host(),
         date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         command=f"make bench-csi KERNEL={given.kernel}{options}",
-        peer=which.told,
+        peer=f"{peer.DRIVER} {peer.version(given.hostpath[0])}",
         at_once=max(1, given.count // 2),
     )
 
@@ -190,7 +187,7 @@ def begun(session: Session, given: argparse.Namespace, which: Peer) -> Run:
 def report(run: Run) -> str:
     """The section of docs/performance.md."""
     machine = {"Kubernetes": run.kubernetes, "kernel": run.release, "host": run.machine, "on": run.date}
-    notes = [line.format(size=trials.SIZE) for line in NOTES] + [*(STAND_IN if run.peer == peer.FOLDERS.told else ())]
+    notes = [line.format(size=trials.SIZE) for line in NOTES]
     tables = [csisamples.goals(run), csisamples.table(run), csisamples.requests_table(run)]
     return "\n\n".join([f"## Claims and pods, kernel {run.kernel}", described(machine, run.command, notes), *tables])
 
@@ -200,10 +197,6 @@ def _keep(run: Run, path: Path) -> None:
     new = path.with_suffix(".new")
     new.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=1))
     new.replace(path)
-
-
-def _wanted() -> str:
-    return f"{peer.HOST_PATH.image} and {peer.HOST_PATH.registrar}"
 
 
 if __name__ == "__main__":

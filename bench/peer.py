@@ -1,19 +1,22 @@
-"""The driver that ours is compared with, on one node, beside the sidecars that our chart gives ours.
+"""csi-driver-host-path, which ours is compared with: on one node, beside the sidecars that our chart gives ours.
 
-csi-driver-host-path where its images are at hand; else the lab's own ``csi-folders``, which does less than that: it
-makes a folder and mounts it, with no state, no child process and hardly a check.
+Its makers publish images, and this project has no registry: it is built from checkouts of its repository and of
+node-driver-registrar's, which have all that they need in ``vendor``.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from demo.cluster import Cluster, Object
 from demo.install import API_VERSION
 from demo.install import NAMESPACE as OURS
 from demo.workload import namespace
+from lab import golang, images, oci
+from lab.command import run
+from lab.progress import step
 
 NAME = "peer.bench.millpond.io"
 NAMESPACE = "bench-peer"
@@ -26,24 +29,41 @@ STATE = "/csi-data-dir"
 READY_SECONDS = 600.0
 
 
-@dataclass(frozen=True)
-class Peer:
-    """``told``: what tables call it. ``registrar``: the image of csi-node-driver-registrar; "": it registers itself."""
-
-    told: str
-    image: str
-    registrar: str = ""
+DRIVER = "csi-driver-host-path"
+PLUGIN_IMAGE = "localhost/hostpathplugin:lab"
+REGISTRAR_IMAGE = "localhost/csi-node-driver-registrar:lab"
+BUILD_SECONDS = 900.0
 
 
-FOLDERS = Peer("a driver of folders", "localhost/csi-folders:lab")
-HOST_PATH = Peer("csi-driver-host-path", "localhost/hostpathplugin:lab", "localhost/csi-node-driver-registrar:lab")
+def version(checkout: Path) -> str:
+    """What git calls the state of a checkout, ``v1.18.0``. LabError when it is none."""
+    return run(["git", "-C", checkout, "describe", "--tags", "--always"], seconds=30).strip()
 
 
-def install(cluster: Cluster, peer: Peer, node: str) -> None:
+def built(plugin: Path, registrar: Path, folder: Path) -> list[Path]:
+    """Archives of both images, into ``folder``, from checkouts of their repositories. LabError: one is not built."""
+    archives = []
+    for checkout, image in ((plugin, PLUGIN_IMAGE), (registrar, REGISTRAR_IMAGE)):
+        program = image.removeprefix("localhost/").removesuffix(":lab")
+        with step(f"Building {program} {version(checkout)}", usually=90):
+            go = golang.ensure()
+            binary, layer, archive = (folder / f"{program}{end}" for end in ("", ".layer", ".tar"))
+            argv = ("build", "-mod=vendor", "-trimpath", "-o", binary, f"./cmd/{program}")
+            go.run(*argv, seconds=BUILD_SECONDS, cwd=checkout, log=folder / f"{program}.log")
+            onto = image == PLUGIN_IMAGE  # which calls mount(8), losetup(8) and tar(1)
+            if onto:
+                oci.layer(images.base(), layer)
+            oci.layer_of(layer, {program: binary}, onto=onto)
+            oci.write(archive, image, layer, entrypoint=[f"/{program}"])
+        archives.append(archive)
+    return archives
+
+
+def install(cluster: Cluster, node: str) -> None:
     """Put it on ``node`` of a cluster with Millpond; returns when that node has it. DemoError when it does not come."""
     deployment = cluster.get("deployment", CONTROLLER, "-n", OURS)
     roles = (cluster.get("clusterrole", CONTROLLER), cluster.get("role", CONTROLLER, "-n", OURS))
-    cluster.apply(*objects(peer, node, deployment, *roles))
+    cluster.apply(*objects(node, deployment, *roles))
     argv = ("rollout", "status", "deployment/peer", "-n", NAMESPACE, f"--timeout={READY_SECONDS:.0f}s")
     cluster.kubectl(*argv, seconds=READY_SECONDS + 30)
 
@@ -51,10 +71,10 @@ def install(cluster: Cluster, peer: Peer, node: str) -> None:
         drivers = cluster.get("csinode", node)["spec"].get("drivers") or ()
         return "" if any(each["name"] == NAME for each in drivers) else f"the kubelet of {node} does not know it"
 
-    cluster.wait(missing, f"{peer.told} is registered", seconds=READY_SECONDS)
+    cluster.wait(missing, f"{DRIVER} is registered", seconds=READY_SECONDS)
 
 
-def objects(peer: Peer, node: str, deployment: Object, cluster_role: Object, role: Object) -> list[Object]:
+def objects(node: str, deployment: Object, cluster_role: Object, role: Object) -> list[Object]:
     """Everything it needs, made from our controller's own Deployment and roles, as they are on a cluster."""
     account = {"kind": "ServiceAccount", "name": "peer", "namespace": NAMESPACE}
     return [
@@ -76,7 +96,7 @@ def objects(peer: Peer, node: str, deployment: Object, cluster_role: Object, rol
                 "replicas": 1,
                 "strategy": {"type": "Recreate"},  # there is one socket
                 "selector": {"matchLabels": {"app": "peer"}},
-                "template": {"metadata": {"labels": {"app": "peer"}}, "spec": _pod(peer, node, deployment)},
+                "template": {"metadata": {"labels": {"app": "peer"}}, "spec": _pod(node, deployment)},
             },
         },
     ]
@@ -95,16 +115,13 @@ def _granted(kind: str, metadata: Object, role: Object, account: Object) -> list
     return [{**made, "kind": kind, "rules": rules}, binding]
 
 
-def _pod(peer: Peer, node: str, deployment: Object) -> dict[str, Any]:
+def _pod(node: str, deployment: Object) -> dict[str, Any]:
     ours = deployment["spec"]["template"]["spec"]
     arguments = [f"--drivername={NAME}", "--endpoint=unix:///csi/csi.sock", f"--nodeid={node}", f"--statedir={STATE}"]
-    if peer.registrar:
-        arguments.append("--enable-attach")  # ours cannot do without
-    else:
-        arguments += [f"--registration=/registration/{NAME}-reg.sock", f"--registered={PLUGIN}/csi.sock"]
+    arguments.append("--enable-attach")  # ours cannot do without
     plugin: Object = {
         "name": "plugin",
-        "image": peer.image,
+        "image": PLUGIN_IMAGE,
         "imagePullPolicy": "Never",
         "restartPolicy": "Always",  # a sidecar in Kubernetes' sense, as ours: the attacher exits when nobody answers
         "args": arguments,
@@ -119,7 +136,7 @@ def _pod(peer: Peer, node: str, deployment: Object) -> dict[str, Any]:
     }
     registrar: Object = {
         "name": "registrar",
-        "image": peer.registrar,
+        "image": REGISTRAR_IMAGE,
         "imagePullPolicy": "Never",
         "args": ["--csi-address=/csi/csi.sock", f"--kubelet-registration-path={PLUGIN}/csi.sock"],
         "volumeMounts": plugin["volumeMounts"][:2],
@@ -131,7 +148,7 @@ def _pod(peer: Peer, node: str, deployment: Object) -> dict[str, Any]:
         "terminationGracePeriodSeconds": 5,
         "nodeSelector": {"kubernetes.io/hostname": node},
         "initContainers": [plugin],
-        "containers": [*sidecars, *([registrar] if peer.registrar else [])],
+        "containers": [*sidecars, registrar],
         "volumes": [
             *(volume for volume in ours["volumes"] if volume["name"] != "csi"),
             _host("csi", PLUGIN),

@@ -47,7 +47,6 @@ PROGRAMS = {
     "csi-provisioner": Program(
         "csi-provisioner", "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner", 70
     ),
-    "csi-folders": Program("csi-folders", "./folders", 15),
     "helm": Program("helm", "helm.sh/helm/v4/cmd/helm", 90),
     "e2e.test": Program("kubernetes-e2e", "k8s.io/kubernetes/test/e2e", 500, test=True),
     "agnhost": Program("kubernetes-e2e", "k8s.io/kubernetes/test/images/agnhost", 40),

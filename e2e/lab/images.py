@@ -40,13 +40,8 @@ def pause() -> Path:
 
 
 def sidecar(program: str) -> Path:
-    """The archive of one of Kubernetes' sidecars."""
-    return alone(program, SIDECARS[program])
-
-
-def alone(program: str, called: str) -> Path:
-    """The archive of an image with one static Go program, that is started."""
-    binary = components.ensure(program)
+    """The archive of one of Kubernetes' sidecars: one static Go program, that is started."""
+    binary, called = components.ensure(program), SIDECARS[program]
 
     def build(scratch: Path) -> None:
         oci.layer_of(scratch / "layer.tar", {program: binary})

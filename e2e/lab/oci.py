@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,14 @@ def rename(source: Path, target: Path, names: Sequence[str]) -> None:
                 new.addfile(member, content)
 
 
+def layer(source: Path, target: Path) -> None:
+    """``target``: the layer of the archive ``source``."""
+    with tarfile.open(source) as archive, target.open("wb") as copy:
+        content = archive.extractfile(max(archive, key=lambda member: member.size))
+        assert content is not None, f"{source} has something else than files in it"
+        shutil.copyfileobj(content, copy)
+
+
 def layer_of(
     target: Path,
     files: Mapping[str, Path],
@@ -74,9 +83,12 @@ def layer_of(
     *,
     texts: Mapping[str, str] | None = None,
     folders: Mapping[str, int] | None = None,
+    onto: bool = False,
 ) -> None:
-    """A tar with those executables by path, symbolic links, ``texts`` and folders with their modes; all root's."""
-    with tarfile.open(target, "w") as archive:
+    """A tar with those executables by path, symbolic links, ``texts`` and folders with their modes; all root's.
+    ``onto``: they are added to the one that is there.
+    """
+    with tarfile.open(target, "a" if onto else "w") as archive:
         for path, mode in (folders or {}).items():
             info = tarfile.TarInfo(path)
             info.type, info.mode = tarfile.DIRTYPE, mode

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 from bench import peer, trials
 from bench.csisamples import DELETE, NONE, OURS, START
-from bench.peer import FOLDERS, HOST_PATH, Peer
 from conftest import Kubectl
 from rendered import rendered
 
@@ -27,15 +26,14 @@ def cluster(plane: ControlPlane) -> Cluster:
     return Cluster(plane.kubeconfig, components.ensure("kubectl"))
 
 
-@pytest.mark.parametrize("which", [FOLDERS, HOST_PATH], ids=lambda each: each.told)
-def test_the_peer_is_made_from_what_the_chart_has_put_there(kubectl: Kubectl, cluster: Cluster, which: Peer) -> None:
+def test_the_peer_is_made_from_what_the_chart_has_put_there(kubectl: Kubectl, cluster: Cluster) -> None:
     chart = rendered(NAMESPACE, peer.CONTROLLER, pods=True)
     cluster.apply(namespace(NAMESPACE))  # a namespace does not go without controllers
     try:
         kubectl("apply", "-f", "-", stdin=chart)
         roles = (cluster.get("clusterrole", peer.CONTROLLER), cluster.get("role", peer.CONTROLLER, "-n", NAMESPACE))
         deployment = cluster.get("deployment", peer.CONTROLLER, "-n", NAMESPACE)
-        made = peer.objects(which, "n1", deployment, *roles)
+        made = peer.objects("n1", deployment, *roles)
         cluster.apply(*made, *trials.classes())
         cluster.apply(*made, *trials.classes())
     finally:

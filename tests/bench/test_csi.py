@@ -108,9 +108,12 @@ def test_a_broken_off_run_can_still_be_told(tmp_path: Path) -> None:
     csi._keep(run(*times(OURS, BOUND, 3)), kept)
     told = csi.report(msgspec.json.decode(kept.read_bytes(), type=Run))
     assert told.startswith("## Claims and pods, kernel 6.1")
-    assert "is not csi-driver-host-path" not in told
-    assert "is not csi-driver-host-path" in csi.report(msgspec.structs.replace(run(), peer=peer.FOLDERS.told))
     assert max(map(len, told.splitlines()[:20])) <= 120
+
+
+def test_without_the_peers_sources_it_says_where_to_get_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert csi.main([]) == 2
+    assert "csi-driver-host-path v1." in capsys.readouterr().err
 
 
 # --- turns ---
@@ -189,16 +192,15 @@ DEPLOYMENT = {
 ROLE = {"rules": [{"apiGroups": ["millpond.io"], "verbs": ["*"]}, {"apiGroups": [""], "verbs": ["get"]}]}
 
 
-@pytest.mark.parametrize("which", [peer.FOLDERS, peer.HOST_PATH], ids=lambda each: each.told)
-def test_the_peer_has_our_sidecars_and_rights_but_for_our_own_kinds(which: peer.Peer) -> None:
-    made = peer.objects(which, "n1", DEPLOYMENT, ROLE, ROLE)
+def test_the_peer_has_our_sidecars_and_rights_but_for_our_own_kinds() -> None:
+    made = peer.objects("n1", DEPLOYMENT, ROLE, ROLE)
     (pod,) = [each["spec"]["template"]["spec"] for each in made if each["kind"] == "Deployment"]
     assert pod["nodeSelector"] == {"kubernetes.io/hostname": "n1"}
     assert pod["containers"][0] == {
         "name": "attacher",
         "args": [f"--leader-election-namespace={peer.NAMESPACE}", "--x"],
     }
-    assert [each["name"] for each in pod["containers"][1:]] == (["registrar"] if which.registrar else [])
+    assert [each["name"] for each in pod["containers"][1:]] == ["registrar"]
     assert [each["name"] for each in pod["volumes"]].count("csi") == 1
     assert {tuple(each["rules"][0]["apiGroups"]) for each in made if "rules" in each} == {("",)}
     assert NAMESPACE not in json.dumps(made)

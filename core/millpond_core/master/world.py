@@ -17,6 +17,7 @@ from millpond_core.instants import parse
 from millpond_core.master import conditions
 from millpond_core.master.adoption import Policy
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
+from millpond_core.model.sharing import share
 from millpond_core.model.storagenode import Intent
 from millpond_core.model.virtualvolume import Extent, Leg
 from millpond_core.units import UNIT_BYTES
@@ -136,6 +137,7 @@ class World:
             return False
         if known is not None:
             self._forget(known)
+        share(obj)
         kept[name] = obj
         self._learn(obj)
         return known != obj

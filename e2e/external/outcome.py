@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +14,8 @@ from external.parts import Part
 _IT = "[It] "
 _TAGS = re.compile(r"(\[[^]]*\] )*")
 """Before the suite's name: ``[Slow] ``."""
+_TAG = re.compile(r" ?\[[^]]*\]")
+"""Wherever it stands."""
 _SKIPPED = "skipped - "
 """Before a test's own message. Without one it was not chosen."""
 
@@ -103,9 +105,13 @@ def reasons(of: Outcome) -> list[str]:
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """The tests that passed, as lines of Markdown, for ``docs/conformance.md``."""
-    names = sorted({name for each in outcomes for name in each.passed})
-    return "\n".join(f"- {name.partition('] ')[2]}" for name in names)
+    """The tests that passed, each with its kinds of volume, as a table in Markdown, for ``docs/conformance.md``."""
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for name in {name for each in outcomes for name in each.passed}:
+        pattern, _, words = name.partition("[Testpattern: ")[2].partition("] ")
+        kinds[_TAG.sub("", words).strip()].add(pattern.removeprefix("Dynamic PV "))
+    rows = [f"| {test} | {', '.join(sorted(those))} |" for test, those in sorted(kinds.items())]
+    return "\n".join(["| test | kinds of volume |", "| --- | --- |", *rows])
 
 
 def suite(name: str) -> str:

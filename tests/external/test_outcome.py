@@ -178,4 +178,9 @@ def test_the_summary_names_suites_and_reasons() -> None:
     assert "1  volumes, Dynamic PV (default fs)" in told
     assert "1  not for raw block" in told
     assert "1  left out: needs controllers of other projects" in told
-    assert outcome.table([found]) == "- [Testpattern: Dynamic PV (default fs)] volumes should store data"
+
+
+def test_tests_that_passed_are_told_with_their_kinds_of_volume() -> None:
+    slow = f"{DRIVER} [Testpattern: Dynamic PV (xfs)] [Slow] volumes [Feature:X] should store data [Slow]"
+    found = outcome.read(junit(case(STORES), case(slow)), ANY)
+    assert outcome.table([found]).splitlines()[2:] == ["| volumes should store data | (default fs), (xfs) |"]

@@ -45,10 +45,13 @@ def built(plugin: Path, registrar: Path, folder: Path) -> list[Path]:
     archives = []
     for checkout, image in ((plugin, PLUGIN_IMAGE), (registrar, REGISTRAR_IMAGE)):
         program = image.removeprefix("localhost/").removesuffix(":lab")
-        with step(f"Building {program} {version(checkout)}", usually=90):
+        release = version(checkout)
+        with step(f"Building {program} {release}", usually=90):
             go = golang.ensure()
             binary, layer, archive = (folder / f"{program}{end}" for end in ("", ".layer", ".tar"))
-            argv = ("build", "-mod=vendor", "-trimpath", "-o", binary, f"./cmd/{program}")
+            # Without a version the plugin refuses to say who it is.
+            flags = ("-mod=vendor", "-trimpath", f"-ldflags=-X main.version={release}")
+            argv = ("build", *flags, "-o", binary, f"./cmd/{program}")
             go.run(*argv, seconds=BUILD_SECONDS, cwd=checkout, log=folder / f"{program}.log")
             onto = image == PLUGIN_IMAGE  # which calls mount(8), losetup(8) and tar(1)
             if onto:

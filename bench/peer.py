@@ -6,6 +6,7 @@ node-driver-registrar's, which have all that they need in ``vendor``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from demo.cluster import Cluster, Object
 from demo.install import API_VERSION
 from demo.install import NAMESPACE as OURS
 from demo.workload import namespace
-from lab import golang, images, oci
+from lab import cache, golang, images, oci
 from lab.command import run
 from lab.progress import step
 
@@ -41,25 +42,34 @@ def version(checkout: Path) -> str:
 
 
 def built(plugin: Path, registrar: Path, folder: Path) -> list[Path]:
-    """Archives of both images, into ``folder``, from checkouts of their repositories. LabError: one is not built."""
+    """Archives of both images, built from checkouts of their repositories in ``folder``. LabError: one is not built."""
     archives = []
     for checkout, image in ((plugin, PLUGIN_IMAGE), (registrar, REGISTRAR_IMAGE)):
         program = image.removeprefix("localhost/").removesuffix(":lab")
-        release = version(checkout)
+        release, binary = version(checkout), folder / program
         with step(f"Building {program} {release}", usually=90):
-            go = golang.ensure()
-            binary, layer, archive = (folder / f"{program}{end}" for end in ("", ".layer", ".tar"))
             # Without a version the plugin refuses to say who it is.
             flags = ("-mod=vendor", "-trimpath", f"-ldflags=-X main.version={release}")
             argv = ("build", *flags, "-o", binary, f"./cmd/{program}")
-            go.run(*argv, seconds=BUILD_SECONDS, cwd=checkout, log=folder / f"{program}.log")
-            onto = image == PLUGIN_IMAGE  # which calls mount(8), losetup(8) and tar(1)
-            if onto:
-                oci.layer(images.base(), layer)
-            oci.layer_of(layer, {program: binary}, onto=onto)
-            oci.write(archive, image, layer, entrypoint=[f"/{program}"])
-        archives.append(archive)
+            golang.ensure().run(*argv, seconds=BUILD_SECONDS, cwd=checkout, log=folder / f"{program}.log")
+        # The plugin calls mount(8), losetup(8) and tar(1).
+        archives.append(_image(binary, image, images.base() if image == PLUGIN_IMAGE else None))
     return archives
+
+
+def _image(binary: Path, called: str, below: Path | None) -> Path:
+    """In the cache by content: who unpacks it goes by its path."""
+
+    def build(scratch: Path) -> None:
+        layer = scratch / "layer.tar"
+        if below:
+            oci.layer(below, layer)
+        oci.layer_of(layer, {binary.name: binary}, onto=below is not None)
+        oci.write(scratch / "image.tar", called, layer, entrypoint=[f"/{binary.name}"])
+        layer.unlink()
+
+    key = cache.key(hashlib.sha256(binary.read_bytes()).hexdigest(), called, str(below))
+    return cache.entry("images", f"{binary.name}-{key}", build) / "image.tar"
 
 
 def install(cluster: Cluster, node: str) -> None:

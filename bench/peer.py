@@ -28,8 +28,6 @@ PLUGIN = f"{KUBELET}/plugins/{NAME}"
 REGISTRY = f"{KUBELET}/plugins_registry"
 STATE = "/csi-data-dir"
 READY_SECONDS = 600.0
-
-
 DRIVER = "csi-driver-host-path"
 PLUGIN_IMAGE = "localhost/hostpathplugin:lab"
 REGISTRAR_IMAGE = "localhost/csi-node-driver-registrar:lab"

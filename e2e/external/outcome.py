@@ -12,10 +12,8 @@ from external import known
 from external.parts import Part
 
 _IT = "[It] "
-_TAGS = re.compile(r"(\[[^]]*\] )*")
-"""Before the suite's name: ``[Slow] ``."""
 _TAG = re.compile(r" ?\[[^]]*\]")
-"""Wherever it stands."""
+"""``[Slow]``, wherever it stands."""
 _SKIPPED = "skipped - "
 """Before a test's own message. Without one it was not chosen."""
 
@@ -108,14 +106,19 @@ def table(outcomes: Iterable[Outcome]) -> str:
     """The tests that passed, each with its kinds of volume, as a table in Markdown, for ``docs/conformance.md``."""
     kinds: dict[str, set[str]] = defaultdict(set)
     for name in {name for each in outcomes for name in each.passed}:
-        pattern, _, words = name.partition("[Testpattern: ")[2].partition("] ")
-        kinds[_TAG.sub("", words).strip()].add(pattern.removeprefix("Dynamic PV "))
+        words, pattern = _parts(name)
+        kinds[words].add(pattern.removeprefix("Dynamic PV "))
     rows = [f"| {test} | {', '.join(sorted(those))} |" for test, those in sorted(kinds.items())]
     return "\n".join(["| test | kinds of volume |", "| --- | --- |", *rows])
 
 
 def suite(name: str) -> str:
     """The suite and the kind of volume of a test: ``subPath, Dynamic PV (default fs)``."""
-    _, _, rest = name.partition("[Testpattern: ")
-    pattern, _, words = rest.partition("] ")
-    return f"{_TAGS.sub('', words, count=1).split(' ')[0]}, {pattern}"
+    words, pattern = _parts(name)
+    return f"{words.split(' ')[0]}, {pattern}"
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """The words of a test without its tags, which begin with the suite's name, and its kind of volume."""
+    pattern, _, words = name.partition("[Testpattern: ")[2].partition("] ")
+    return _TAG.sub("", words).strip(), pattern

@@ -47,6 +47,7 @@ NOTES = (
     "  two zeroed copies with ext4 against a folder.",
     "* By the clock of who asks and watches, from before the first request. p99 is the nearest rank: of fewer than 100",
     "  samples the worst. A claim alone is of a class that binds at once, all others wait for their pod.",
+    "* *larger size*: the kubelet is made to look once the PersistentVolume has it; by itself it does within minutes.",
     "* *all gone*: pod, claim, PersistentVolume and VirtualVolume. The pod heeds no signal and has a second to end.",
     "* *another node*: both are asked for at once. The peer's volumes are on its node and cannot be had elsewhere.",
     "* *requests of one life*: a claim and a pod that become ready and are deleted. What the API server counts of all",

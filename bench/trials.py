@@ -105,10 +105,20 @@ class Trials:
         found.append(Sample(driver, samples.START, self._ready([name], SECONDS) - began))
         life = self._known(name) if driver != NONE else Names(name)
         if grow and driver != NONE:
-            began = time.monotonic()
-            self._api.merge(f"{CLAIMS}/{name}", {"spec": {"resources": {"requests": {"storage": LARGER}}}})
-            found.append(Sample(driver, samples.EXPAND, self._grown(name) - began))
+            found.append(self.grow(driver, life))
         return [*found, Sample(driver, samples.DELETE, self._end(driver, [life]))]
+
+    def grow(self, driver: str, life: Names) -> Sample:
+        """A claim in use gets its larger size.
+
+        The kubelet is made to look as soon as its part is there to be done: by itself it looks when it has to do with
+        the pod for another reason, or after a minute or more, whoever the driver is.
+        """
+        began = time.monotonic()
+        self._api.merge(f"{CLAIMS}/{life.pod}", {"spec": {"resources": {"requests": {"storage": LARGER}}}})
+        self._has("persistentvolumes", life.persistent, "spec")
+        self._api.merge(f"{PODS}/{life.pod}", {"metadata": {"annotations": {"bench/look": LARGER}}})
+        return Sample(driver, samples.EXPAND, self._has("persistentvolumeclaims", life.pod, "status") - began)
 
     def move(self) -> list[Sample]:
         """A pod of ours is deleted and one on another node takes its volume, both asked for at once."""
@@ -180,13 +190,12 @@ class Trials:
 
         return self._seen.until(missing, "pods are ready", seconds=seconds)
 
-    def _grown(self, name: str) -> float:
+    def _has(self, plural: str, name: str, part: str) -> float:
         def missing(there: There) -> str:
-            status = there["persistentvolumeclaims"].get(name, {}).get("status", {})
-            found = status.get("capacity", {}).get("storage", "0")
+            found = there[plural].get(name, {}).get(part, {}).get("capacity", {}).get("storage", "0")
             return "" if parse_quantity(found) >= parse_quantity(LARGER) else f"it has {found}"
 
-        return self._seen.until(missing, f"claim {name} has grown", seconds=SECONDS)
+        return self._seen.until(missing, f"{plural}/{name} has {LARGER}", seconds=SECONDS)
 
     def _known(self, name: str) -> Names:
         """What stands behind a claim that is bound."""

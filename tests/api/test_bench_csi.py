@@ -9,16 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 from bench import peer, trials
-from bench.csisamples import DELETE, NONE, OURS, START
+from bench.csisamples import DELETE, EXPAND, NONE, OURS, START
 from conftest import Kubectl
 from rendered import rendered
 
-from demo.cluster import Cluster
+from demo.cluster import Cluster, Object
 from demo.errors import DemoError
 from demo.install import NAMESPACE
 from demo.workload import namespace
 from lab import components
 from lab.controlplane import ControlPlane
+from millpond_core import names
 
 
 @pytest.fixture
@@ -85,3 +86,59 @@ def test_claims_are_taken_and_one_that_nobody_binds_is_named(
     for each in names:
         plane.api.merge(f"{trials.CLAIMS}/{each['metadata']['name']}", {"metadata": {"finalizers": None}})
     cluster.kubectl("delete", "pvc", "--all", "-n", trials.NAMESPACE, "--timeout=20s")
+
+
+def test_a_larger_size_is_seen_where_the_kubelet_looks_at_a_changed_pod_alone(
+    plane: ControlPlane, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "SECONDS", 20.0)
+    api, life = plane.api, trials.Names("millpond-grows", "pv-grows", "pv-grows")
+    ended = threading.Event()
+    one, claim, volume = (
+        f"{trials.PODS}/{life.pod}",
+        f"{trials.CLAIMS}/{life.pod}",
+        f"{trials.VOLUMES}/{life.persistent}",
+    )
+
+    def others() -> None:
+        """csi-resizer, which enlarges the volume, and a kubelet that looks when a pod is changed."""
+        while not ended.wait(0.1):
+            asked = api.request("GET", claim)["spec"]["resources"]["requests"]["storage"]
+            api.merge(volume, {"spec": {"capacity": {"storage": asked}}})
+            if api.request("GET", one)["metadata"].get("annotations"):
+                api.merge(f"{claim}/status", {"status": {"capacity": {"storage": asked}}})
+
+    with trials.trials(cluster, api, "n1", "n2") as trial:
+        api.request("POST", trials.CLAIMS, trials.claim(life.pod, OURS, trials.LATER))
+        api.request("POST", trials.VOLUMES, persistent(life))
+        api.merge(claim, {"spec": {"volumeName": life.persistent}})
+        api.merge(f"{claim}/status", {"status": {"phase": "Bound", "capacity": {"storage": trials.SIZE}}})
+        api.request("POST", trials.PODS, trials.pod(life.pod, "n1", claimed=life.pod))
+        thread = threading.Thread(target=others, daemon=True)
+        thread.start()
+        try:
+            found = trial.grow(OURS, life)
+        finally:
+            ended.set()
+            thread.join(10)
+            for path in (one, claim, volume):
+                api.merge(path, {"metadata": {"finalizers": None}})
+                api.request("DELETE", path, {"gracePeriodSeconds": 0})
+    assert (found.driver, found.what) == (OURS, EXPAND)
+    assert found.seconds > 0
+
+
+def persistent(life: trials.Names) -> Object:
+    """A volume for the claim."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": life.persistent},
+        "spec": {
+            "capacity": {"storage": trials.SIZE},
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": trials.called(OURS, trials.LATER),
+            "claimRef": {"namespace": trials.NAMESPACE, "name": life.pod},
+            "csi": {"driver": names.DRIVER, "volumeHandle": life.handle},
+        },
+    }

@@ -312,8 +312,12 @@ def _uevents() -> socket.socket | None:
 
 
 def parse_uevent(message: bytes) -> tuple[str, str] | None:
-    """(action, kernel name) of a block device's event; None for any other."""
+    """(action, name) of a block device's event; None for any other.
+
+    The name is the kernel's, but of a gate whose path was lost or found the one that device-mapper knows it by
+    (``dm_send_uevents`` in drivers/md/dm-uevent.c).
+    """
     fields = dict(part.split("=", 1) for part in message.decode(errors="replace").split("\0") if "=" in part)
     if fields.get("SUBSYSTEM") != "block" or "DEVNAME" not in fields:
         return None
-    return fields.get("ACTION", ""), fields["DEVNAME"].removeprefix("/dev/")
+    return fields.get("ACTION", ""), fields.get("DM_NAME") or fields["DEVNAME"].removeprefix("/dev/")

@@ -33,9 +33,9 @@ class DeviceMapper:
     def __init__(self, system: Path = Path("/sys"), device_nodes: Path = Path("/dev")) -> None:
         self._sys = system
         self._mapper = device_nodes / "mapper"
-        self._reader = Reader(self._mapper / "control", names.DM_PREFIX)
+        self._reader = Reader(self._mapper / "control")
 
-    async def list(self) -> dict[str, DmDevice]:
+    async def list(self, volume: str = "") -> dict[str, DmDevice]:
         return {
             name: DmDevice(
                 name=name,
@@ -46,7 +46,7 @@ class DeviceMapper:
                 open_count=seen.open_count,
                 gate=self._gate(seen) if seen.status else None,
             )
-            for name, seen in (await self._reader.read(with_status="multipath")).items()
+            for name, seen in (await self._reader.read(names.DM_PREFIX + volume, with_status="multipath")).items()
         }
 
     async def get(self, name: str) -> DmDevice:

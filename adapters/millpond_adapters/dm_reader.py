@@ -23,6 +23,9 @@ _HEADER = struct.Struct("=3I I I I i I I I Q 128s 129s 7s")
 _TARGET = struct.Struct("=Q Q i I 16s")
 """sector_start, length, status, next (from the start of the first), target_type; its parameters follow."""
 
+_ENTRY = struct.Struct("=Q I")
+"""dev, next (from this one's start); its name follows."""
+
 _LIST_DEVICES, _TABLE_STATUS = 2, 12
 _SUSPENDED, _WANT_TABLE, _BUFFER_FULL, _NOFLUSH = 1 << 1, 1 << 4, 1 << 8, 1 << 11
 _SECONDS = 5.0
@@ -42,26 +45,27 @@ class Seen(NamedTuple):
 
 
 class Reader:
-    """Reads all devices whose name starts with ``prefix``. ``control`` is the node /dev/mapper/control."""
+    """``control`` is the node /dev/mapper/control."""
 
-    def __init__(self, control: Path, prefix: str) -> None:
-        self._control, self._prefix = control, prefix
+    def __init__(self, control: Path) -> None:
+        self._control = control
 
-    async def read(self, with_status: str) -> dict[str, Seen]:
-        """Live tables by name; those of the target type ``with_status`` with its status, nothing flushed for it.
+    async def read(self, prefix: str, *, with_status: str) -> dict[str, Seen]:
+        """Live tables of the devices whose names start with ``prefix``, by name; those of the target type
+        ``with_status`` with its status, nothing flushed for it.
 
         DeadlineExceeded when the kernel does not answer.
         """
         try:
-            return await patiently("device-mapper", lambda: self._all(with_status), seconds=_SECONDS)
+            return await patiently("device-mapper", lambda: self._all(prefix, with_status), seconds=_SECONDS)
         except OSError as error:
             raise CommandFailed(("ioctl", str(self._control)), error.errno or 1, str(error)) from error
 
-    def _all(self, with_status: str) -> dict[str, Seen]:
+    def _all(self, prefix: str, with_status: str) -> dict[str, Seen]:
         control = os.open(self._control, os.O_RDWR | os.O_CLOEXEC)
         try:
             found = {}
-            for name in self._names(control):
+            for name in parse_names(_call(control, _LIST_DEVICES, "", 0), prefix):
                 try:
                     seen = _status(control, name, _WANT_TABLE)
                     if f" {with_status} " in seen.lines:
@@ -72,9 +76,6 @@ class Reader:
             return found
         finally:
             os.close(control)
-
-    def _names(self, control: int) -> list[str]:
-        return [name for name in parse_names(_call(control, _LIST_DEVICES, "", 0)) if name.startswith(self._prefix)]
 
 
 def _status(control: int, name: str, flags: int) -> Seen:
@@ -100,17 +101,21 @@ def _call(control: int, command: int, name: str, flags: int) -> bytes:
         size *= 4
 
 
-def parse_names(buffer: bytes) -> list[str]:
-    """Names from the answer to DM_LIST_DEVICES: a chain of (dev, offset of the next, name)."""
+def parse_names(buffer: bytes, prefix: str) -> list[str]:
+    """Names that start with ``prefix``, from the answer to DM_LIST_DEVICES: a chain of (dev, offset of the next,
+    name).
+    """
     header = _HEADER.unpack_from(buffer)
     at: int = header[4]
     found: list[str] = []
+    wanted = prefix.encode()
     while True:
-        dev, following = struct.unpack_from("=QI", buffer, at)
+        dev, following = _ENTRY.unpack_from(buffer, at)
         if not dev:
             return found
-        end = buffer.index(b"\0", at + 12)
-        found.append(buffer[at + 12 : end].decode())
+        name = at + _ENTRY.size
+        if buffer.startswith(wanted, name):
+            found.append(buffer[name : buffer.index(b"\0", name)].decode())
         if not following:
             return found
         at += following

@@ -53,17 +53,12 @@ class NvmeTcpHost:
         self._sys = system
         self._fabrics = device_nodes / "nvme-fabrics"
 
-    async def list(self) -> dict[str, Controller]:
-        found: dict[str, Controller] = {}
-        for controller in self._controllers():
-            # of two to one subsystem, one that is going and its successor, the live one counts
-            if controller.nqn not in found or controller.state == "live":
-                found[controller.nqn] = controller
-        return found
+    async def list(self, volume: str = "") -> dict[str, Controller]:
+        return self._seen(names.NQN_PREFIX + volume)
 
     async def connect(self, nqn: str, address: str, *, host_nqn: str, host_id: str, namespace_uuid: str) -> Controller:
         """Raises Unavailable when the leg node cannot be reached or refuses: it does not export the leg (yet)."""
-        present = (await self.list()).get(nqn)
+        present = self._seen(nqn).get(nqn)
         if present is not None and (present.address != address or present.state in ("dead", "deleting")):
             await self.disconnect(nqn)
             present = None
@@ -75,7 +70,7 @@ class NvmeTcpHost:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _GO_SECONDS
         while True:
-            left = [controller for controller in self._controllers() if controller.nqn == nqn]
+            left = [controller for controller in self._controllers(nqn)]
             for controller in left:
                 if not controller.state.startswith("deleting"):
                     await self._delete(controller)
@@ -118,7 +113,7 @@ class NvmeTcpHost:
         loop = asyncio.get_running_loop()
         deadline, look = loop.time() + _APPEAR_SECONDS, loop.time() + _LOOK_AGAIN_SECONDS
         while True:
-            controller = (await self.list()).get(nqn)
+            controller = self._seen(nqn).get(nqn)
             if controller is None:
                 raise Unavailable(f"the connection to {nqn} was made and is gone already: its node took the leg back")
             if controller.state == "live" and namespace_uuid in {found.uuid for found in controller.namespaces}:
@@ -141,13 +136,22 @@ class NvmeTcpHost:
         with contextlib.suppress(NotFound):
             await sysfs.write(self._sys / "class/nvme" / controller.name / "rescan_controller", "1")
 
-    def _controllers(self) -> Iterator[Controller]:
+    def _seen(self, prefix: str) -> dict[str, Controller]:
+        """By NQN, which starts with ``prefix``."""
+        found: dict[str, Controller] = {}
+        for controller in self._controllers(prefix):
+            # of two to one subsystem, one that is going and its successor, the live one counts
+            if controller.nqn not in found or controller.state == "live":
+                found[controller.nqn] = controller
+        return found
+
+    def _controllers(self, prefix: str) -> Iterator[Controller]:
         folder, heads = self._sys / "class/nvme", self._heads()
         for name in sysfs.entries(folder):
             at = f"{folder}/{name}"
             try:
                 nqn = sysfs.read(f"{at}/subsysnqn")
-                if not nqn.startswith(names.NQN_PREFIX):
+                if not nqn.startswith(prefix):
                     continue
                 heads_of_it = (head for head in heads.get(nqn, ()) if os.path.lexists(f"{head}/{name}"))
                 yield Controller(

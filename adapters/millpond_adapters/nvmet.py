@@ -35,12 +35,9 @@ class NvmeTcpTarget:
         self._root = system / "kernel/config/nvmet"
         self._ports = asyncio.Lock()
 
-    async def list(self) -> dict[str, Export]:
-        found = {}
-        for nqn in sysfs.entries(self._root / "subsystems"):
-            if nqn.startswith(names.NQN_PREFIX):
-                found[nqn] = self._look(nqn)
-        return found
+    async def list(self, volume: str = "") -> dict[str, Export]:
+        prefix = names.NQN_PREFIX + volume
+        return {nqn: self._look(nqn) for nqn in sysfs.entries(self._root / "subsystems") if nqn.startswith(prefix)}
 
     async def connected(self, port: int) -> Sequence[str]:
         # The kernel does not say which hosts a subsystem has; the sockets do. The target closes one whose host is

@@ -43,8 +43,8 @@ class Clock(Protocol):
 class Dm(Protocol):
     """device-mapper, for devices whose name starts with ``names.DM_PREFIX`` only."""
 
-    async def list(self) -> dict[str, DmDevice]:
-        """All Millpond devices by name, the gates with their status."""
+    async def list(self, volume: str = "") -> dict[str, DmDevice]:
+        """All Millpond devices by name, or those of one volume (spec.uuid), the gates with their status."""
         ...
 
     async def create(self, name: str, uuid: str, table: str) -> DmDevice:
@@ -210,8 +210,8 @@ class Pods(Protocol):
 class NvmeHost(Protocol):
     """The host side of NVMe/TCP."""
 
-    async def list(self) -> dict[str, Controller]:
-        """Our controllers by subsystem NQN."""
+    async def list(self, volume: str = "") -> dict[str, Controller]:
+        """Our controllers by subsystem NQN, or those of one volume (spec.uuid)."""
         ...
 
     async def connect(self, nqn: str, address: str, *, host_nqn: str, host_id: str, namespace_uuid: str) -> Controller:
@@ -226,8 +226,8 @@ class NvmeHost(Protocol):
 class Nvmet(Protocol):
     """The target side, through configfs."""
 
-    async def list(self) -> dict[str, Export]:
-        """Our subsystems by NQN."""
+    async def list(self, volume: str = "") -> dict[str, Export]:
+        """Our subsystems by NQN, or those of one volume (spec.uuid)."""
         ...
 
     async def connected(self, port: int) -> Sequence[str]:

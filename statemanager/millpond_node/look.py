@@ -1,4 +1,7 @@
-"""Looking at the node's kernel: one look for all who ask at the same time."""
+"""Looking at the node's kernel: at what one volume has in it, or at everything, once for all who ask at the same time.
+
+What a look at one volume costs hardly depends on how many others the node has; one at everything does.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import NamedTuple
 
 from millpond_core import names
 from millpond_core.nodeplan.view import DeviceSeen, Kernel
-from millpond_core.observed import Array, Controller, DmDevice, Export, GateStatus
+from millpond_core.observed import Array, Controller, DmDevice, Export
 from millpond_node.host import Ports
 
 
@@ -20,10 +23,6 @@ class Look(NamedTuple):
     arrays: dict[str, Array]
     controllers: dict[str, Controller]
     exports: dict[str, Export]
-
-    def gates(self, prefix: str) -> dict[str, GateStatus]:
-        """Those whose name begins so."""
-        return {name: seen.gate for name, seen in self.dm.items() if seen.gate and name.startswith(prefix)}
 
     def shapes(self) -> dict[str, set[object]]:
         """What is worth a look when it changes, by volume (spec.uuid) and, of the arrays, by the name of the array: not
@@ -45,9 +44,14 @@ class Look(NamedTuple):
                 found[leg[0]].add((nqn, export.linked, export.enabled))
         return found
 
+    def cut_off(self) -> bool:
+        """Whether every connection of this node is down."""
+        states = [controller.state for nqn, controller in self.controllers.items() if names.parse_nqn(nqn)]
+        return bool(states) and all(state != "live" for state in states)
+
 
 class Looker:
-    """Takes looks. Whoever asks gets one that was begun after the asking."""
+    """Takes looks. Whoever asks gets one that is begun after the asking."""
 
     def __init__(self, ports: Ports, boot_id: str) -> None:
         self._ports, self._boot_id = ports, boot_id
@@ -55,7 +59,7 @@ class Looker:
         self._current: asyncio.Task[Look] | None = None
 
     async def look(self) -> Look:
-        """The kernel as it is now."""
+        """Everything, as it is now."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._after(self._current))
         return await asyncio.shield(self._next)
@@ -70,15 +74,17 @@ class Looker:
         return Look(*found)
 
     async def kernel(self, volume: str, devices: Mapping[str, DeviceSeen]) -> Kernel:
-        """The part that concerns one volume (``volume`` is spec.uuid), gates included."""
-        look = await self.look()
-        prefix = names.front(volume)
+        """The part that concerns one volume (``volume`` is spec.uuid), gates included, as it is now."""
+        ports = self._ports
+        dm, array, controllers, exports = await asyncio.gather(
+            ports.dm.list(volume), ports.md.get(names.array(volume)), ports.nvme.list(volume), ports.nvmet.list(volume)
+        )
         return Kernel(
             boot_id=self._boot_id,
-            dm={name: device for name, device in look.dm.items() if name.startswith(prefix)},
-            gates=look.gates(prefix),
-            array=look.arrays.get(names.array(volume)),
-            controllers=look.controllers,
-            exports=look.exports,
+            dm=dm,
+            gates={name: seen.gate for name, seen in dm.items() if seen.gate},
+            array=array,
+            controllers=controllers,
+            exports=exports,
             devices=devices,
         )

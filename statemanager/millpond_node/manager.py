@@ -283,10 +283,11 @@ class StateManager:
     # --- the kernel ---
 
     def _uevent(self, action: str, name: str) -> None:
-        if name.startswith(("dm-", "md")):
-            # A gate has lost its path, an array has changed: I/O may wait for us.
-            self.scan.ask(_STACKS)
+        if name.startswith(names.DM_PREFIX):
+            self.volumes.disturbed(name)  # a gate has lost its path: I/O may wait for us
             return
+        if name.startswith(("dm-", "md")):
+            return  # as a rule of our own doing; arrays are watched, what others do is polled
         if action != "remove":
             self.devices.changed(name)
         self.scan.ask(_DISKS)

@@ -216,6 +216,13 @@ class Volumes:
             if any(e.device in changed for leg in (*status.mapping.legs, *status.spares) for e in leg.extents):
                 self.work.ask(name)
 
+    def disturbed(self, dm: str) -> None:
+        """The kernel tells of a device of this dm name."""
+        ours = names.parse_dm(dm)
+        for name, known in self.volumes.items():
+            if ours and known.volume.spec.uuid == ours[0]:
+                self.work.ask(name)
+
     def ask_all(self) -> None:
         for name in self.volumes:
             self.work.ask(name)
@@ -298,7 +305,7 @@ class Volumes:
             down_since=known.down_since,
             failed_devices=await self._failed(known),
             gone_nodes=await self._gone_nodes(known),
-            cut_off=_cut_off(known.kernel),
+            cut_off=await self._cut_off(known),
             zeroing=known.busy_with("zero "),
             connecting=known.busy_with("connect "),
             unrecorded_since=known.unrecorded_since,
@@ -358,6 +365,12 @@ class Volumes:
         except MillpondError:
             return ""
         return node if found.status.phase == "Failed" or found.status.shutting_down else ""
+
+    async def _cut_off(self, known: Volume) -> bool:
+        """Whether a leg is missing and with it all that this node is connected to."""
+        assert known.kernel is not None
+        dead = any(controller.state != "live" for controller in known.kernel.controllers.values())
+        return bool(dead or self._away(known, long=True)) and (await self._looker.look()).cut_off()
 
     def _clocks(self, known: Volume, now: float) -> None:
         for leg in known.planned.down:
@@ -544,12 +557,6 @@ def _loss(step: Step) -> bool:
 def _gist(sentence: str) -> str:
     """A sentence without its counts: the same thing said a second later is not news."""
     return re.sub(r"\b[0-9]+ (s|times)\b", "", sentence)
-
-
-def _cut_off(kernel: Kernel | None) -> bool:
-    """Whether every connection of this node is down."""
-    states = [c.state for nqn, c in kernel.controllers.items() if names.parse_nqn(nqn)] if kernel else []
-    return bool(states) and all(state != "live" for state in states)
 
 
 def _age(volume: VirtualVolume) -> tuple[int, int, int, int]:

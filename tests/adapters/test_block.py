@@ -41,6 +41,11 @@ async def test_our_own_label_is_no_signature_but_anybody_elses_mbr_is(tmp_path: 
     ("message", "expected"),
     [
         (b"remove@/devices/x\0ACTION=remove\0SUBSYSTEM=block\0DEVNAME=nvme0n1\0SEQNUM=9\0", ("remove", "nvme0n1")),
+        (
+            b"change@/devices/x\0ACTION=change\0SUBSYSTEM=block\0DEVNAME=dm-7\0DM_ACTION=PATH_FAILED\0DM_NAME=mine\0",
+            ("change", "mine"),
+        ),
+        (b"change@/devices/x\0ACTION=change\0SUBSYSTEM=block\0DEVNAME=dm-7\0DM_COOKIE=0\0", ("change", "dm-7")),
         (b"add@/devices/x\0ACTION=add\0SUBSYSTEM=net\0INTERFACE=eth0\0", None),
         (b"libudev\0\xfe\xed\xca\xfe", None),
     ],

@@ -215,8 +215,7 @@ async def test_a_pulled_disk_under_an_export_is_held_and_its_stack_can_be_taken_
 
             await until(holds, "the gate holds the write", seconds=10)
             print(f"a pulled disk is held by the gate after {time.monotonic() - begun:.2f} s")
-            number_of_gate = (await dm.get(gate)).major_minor.partition(":")[2]
-            assert f"dm-{number_of_gate}" in events, "the gate's lost path made no uevent"
+            assert gate in events, "the gate's lost path made no uevent"
             assert not writer.done()
             begun = time.monotonic()
             await target.unexport(nqn)

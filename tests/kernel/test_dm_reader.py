@@ -15,7 +15,7 @@ from millpond_core import layout, names
 async def test_the_reader_and_dmsetup_agree(volume: Volume) -> None:
     await volume.legs("ab")
     await dm.suspend(names.path(volume.uuid, "b"))
-    read = await Reader(Path("/dev/mapper/control"), names.DM_PREFIX).read(with_status="multipath")
+    read = await Reader(Path("/dev/mapper/control")).read(names.DM_PREFIX, with_status="multipath")
     told = parse_devices((await run("dmsetup", *_INFO)).decode(), (await run("dmsetup", "table")).decode())
     assert told.keys() == read.keys()
     for name, seen in read.items():

@@ -1,4 +1,6 @@
-"""How often a state manager looks at the whole kernel: the more there is to see, the more seldom unasked."""
+"""How often a state manager looks at the whole kernel: the more there is to see, the more seldom, and never for a step
+of one volume.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ from pathlib import Path
 import pytest
 from node_cluster import Cluster
 
+from millpond_node.look import Look
 
-async def test_looks_that_take_long_leave_time_between_them_unless_the_kernel_tells(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+async def test_looks_that_take_long_leave_time_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Cluster(tmp_path, "n1", "n2") as cluster:
         for node in cluster.nodes:
             await cluster.disk(node, "nvme1")
@@ -30,8 +32,27 @@ async def test_looks_that_take_long_leave_time_between_them_unless_the_kernel_te
         monkeypatch.setattr(manager.volumes, "poll", slow)
         await cluster.pass_time(40)
         assert 4 <= looks <= 6, "two seconds each, and six of rest"
+
+
+async def test_a_volume_is_attached_without_a_look_at_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Cluster(tmp_path, "n1", "n2") as cluster:
+        for node in cluster.nodes:
+            await cluster.disk(node, "nvme1")
         looks = 0
-        for _ in range(5):
-            manager._uevent("change", "dm-0")
-            await cluster.pass_time(2.5)
-        assert looks == 5
+
+        async def never() -> None:
+            """Polls nothing."""
+
+        async def look() -> Look:
+            nonlocal looks
+            looks += 1
+            return Look({}, {}, {}, {})
+
+        for manager in cluster.managers.values():
+            monkeypatch.setattr(manager.volumes, "poll", never)
+            monkeypatch.setattr(manager.volumes._looker, "look", look)
+        await cluster.volume("v", "n1", "n2")
+        await cluster.attach("v", "n1")
+        assert not looks

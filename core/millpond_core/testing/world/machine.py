@@ -234,7 +234,7 @@ class Machine:
             if outcome != "error":
                 return outcome
             dm.path_up = False
-            self._tell("change", f"dm-{dm.major_minor.partition(':')[2]}")
+            self._tell("change", dm.name)
         if dm.holding:
             dm.queued += 1
             return "held"

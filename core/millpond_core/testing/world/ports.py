@@ -55,8 +55,9 @@ class MemoryClock:
 
 
 class MemoryDm(_Port):
-    async def list(self) -> dict[str, DmDevice]:
-        return {name: self._seen(dm) for name, dm in self.machine.dm.items()}
+    async def list(self, volume: str = "") -> dict[str, DmDevice]:
+        prefix = names.DM_PREFIX + volume
+        return {name: self._seen(dm) for name, dm in self.machine.dm.items() if name.startswith(prefix)}
 
     async def create(self, name: str, uuid: str, table: str) -> DmDevice:
         await self._step(f"dm create {name}")
@@ -371,9 +372,11 @@ class MemoryMd(_Port):
 
 
 class MemoryNvmeHost(_Port):
-    async def list(self) -> dict[str, Controller]:
+    async def list(self, volume: str = "") -> dict[str, Controller]:
         found = {}
         for nqn, connection in list(self.machine.connections.items()):
+            if not nqn.startswith(names.NQN_PREFIX + volume):
+                continue
             there = self.world.at(connection.address)
             reachable = there is not None and there.on and self.world.linked(self.machine, there)
             if reachable and self.machine.export_of(connection) is None:
@@ -419,7 +422,7 @@ class MemoryNvmeHost(_Port):
 
 
 class MemoryNvmet(_Port):
-    async def list(self) -> dict[str, Export]:
+    async def list(self, volume: str = "") -> dict[str, Export]:
         return {
             nqn: Export(
                 nqn=nqn,
@@ -430,6 +433,7 @@ class MemoryNvmet(_Port):
                 allowed_hosts=(s.host,),
             )
             for nqn, s in self.machine.subsystems.items()
+            if nqn.startswith(names.NQN_PREFIX + volume)
         }
 
     async def connected(self, port: int) -> Sequence[str]:

@@ -70,7 +70,7 @@ class NvmeTcpHost:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _GO_SECONDS
         while True:
-            left = [controller for controller in self._controllers(nqn)]
+            left = [controller for controller in self._controllers(nqn) if controller.nqn == nqn]
             for controller in left:
                 if not controller.state.startswith("deleting"):
                     await self._delete(controller)

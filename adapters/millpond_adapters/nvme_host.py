@@ -56,6 +56,14 @@ class NvmeTcpHost:
     async def list(self, volume: str = "") -> dict[str, Controller]:
         return self._seen(names.NQN_PREFIX + volume)
 
+    async def states(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for at, nqn in self._named(names.NQN_PREFIX):
+            state = sysfs.peek(f"{at}/state")
+            if state and found.get(nqn) != "live":
+                found[nqn] = state
+        return found
+
     async def connect(self, nqn: str, address: str, *, host_nqn: str, host_id: str, namespace_uuid: str) -> Controller:
         """Raises Unavailable when the leg node cannot be reached or refuses: it does not export the leg (yet)."""
         present = self._seen(nqn).get(nqn)
@@ -146,14 +154,11 @@ class NvmeTcpHost:
         return found
 
     def _controllers(self, prefix: str) -> Iterator[Controller]:
-        folder, heads = self._sys / "class/nvme", self._heads()
-        for name in sysfs.entries(folder):
-            at = f"{folder}/{name}"
+        heads = self._heads()
+        for at, nqn in self._named(prefix):
+            name = at.rpartition("/")[2]
+            heads_of_it = (head for head in heads.get(nqn, ()) if os.path.lexists(f"{head}/{name}"))
             try:
-                nqn = sysfs.read(f"{at}/subsysnqn")
-                if not nqn.startswith(prefix):
-                    continue
-                heads_of_it = (head for head in heads.get(nqn, ()) if os.path.lexists(f"{head}/{name}"))
                 yield Controller(
                     name=name,
                     nqn=nqn,
@@ -164,6 +169,14 @@ class NvmeTcpHost:
                 )
             except MillpondError:
                 continue  # gone while we looked
+
+    def _named(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Folder and NQN of each controller whose NQN starts with ``prefix``."""
+        folder = f"{self._sys}/class/nvme"
+        for name in sysfs.entries(folder):
+            nqn = sysfs.peek(f"{folder}/{name}/subsysnqn")
+            if nqn.startswith(prefix):
+                yield f"{folder}/{name}", nqn
 
     def _heads(self) -> dict[str, tuple[str, ...]]:
         """NQN → folders of its subsystem, which with native multipath has the namespaces."""

@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from millpond_adapters import sysfs
@@ -36,8 +36,9 @@ class NvmeTcpTarget:
         self._ports = asyncio.Lock()
 
     async def list(self, volume: str = "") -> dict[str, Export]:
-        prefix = names.NQN_PREFIX + volume
-        return {nqn: self._look(nqn) for nqn in sysfs.entries(self._root / "subsystems") if nqn.startswith(prefix)}
+        prefix, linked = names.NQN_PREFIX + volume, self._linked()
+        there = (nqn for nqn in sysfs.entries(self._root / "subsystems") if nqn.startswith(prefix))
+        return {nqn: self._look(nqn, linked) for nqn in there}
 
     async def connected(self, port: int) -> Sequence[str]:
         # The kernel does not say which hosts a subsystem has; the sockets do. The target closes one whose host is
@@ -65,7 +66,7 @@ class NvmeTcpTarget:
             linked=True,
             allowed_hosts=(host_nqn,),
         )
-        seen = self._look(nqn)
+        seen = self._look(nqn, self._linked())
         if seen.enabled and (seen.device, seen.namespace_uuid) != (device, namespace_uuid):
             raise Conflict(f"{nqn} exports {seen.device} as {seen.namespace_uuid} already: take that back first")
         if seen.linked and not set(seen.allowed_hosts) <= {host_nqn}:
@@ -89,7 +90,7 @@ class NvmeTcpTarget:
         if not subsystem.is_dir():
             return
         async with self._ports:
-            for port in self._ports_of(nqn):
+            for port in self._linked().get(nqn, ()):
                 await run("rm", str(port / "subsystems" / nqn), seconds=_CUT_SECONDS)
                 if not sysfs.entries(port / "subsystems"):
                     await self._remove_folder(port)
@@ -102,7 +103,7 @@ class NvmeTcpTarget:
         for host in hosts:
             await self._remove_folder(self._root / "hosts" / host, unless_used=True)
 
-    def _look(self, nqn: str) -> Export:
+    def _look(self, nqn: str, linked: Container[str]) -> Export:
         subsystem = f"{self._root}/subsystems/{nqn}"
         namespace = f"{subsystem}/namespaces/{NSID}"
         return Export(
@@ -110,7 +111,7 @@ class NvmeTcpTarget:
             device=sysfs.peek(f"{namespace}/device_path"),
             namespace_uuid=sysfs.peek(f"{namespace}/device_uuid"),
             enabled=sysfs.peek(f"{namespace}/enable") == "1",
-            linked=bool(self._ports_of(nqn)),
+            linked=nqn in linked,
             allowed_hosts=tuple(sysfs.entries(f"{subsystem}/allowed_hosts")),
             controllers=self._controllers(nqn),
         )
@@ -120,9 +121,14 @@ class NvmeTcpTarget:
         entries = sysfs.entries(self._sys / "kernel/debug/nvmet" / nqn)
         return sum(1 for entry in entries if entry.startswith("ctrl"))
 
-    def _ports_of(self, nqn: str) -> tuple[Path, ...]:
-        ports = (self._root / "ports" / entry for entry in sysfs.entries(self._root / "ports"))
-        return tuple(port for port in ports if (port / "subsystems" / nqn).is_symlink())
+    def _linked(self) -> dict[str, tuple[Path, ...]]:
+        """NQN → ports that it is offered at."""
+        found: dict[str, tuple[Path, ...]] = {}
+        for entry in sysfs.entries(self._root / "ports"):
+            port = self._root / "ports" / entry
+            for nqn in sysfs.entries(port / "subsystems"):
+                found[nqn] = (*found.get(nqn, ()), port)
+        return found
 
     async def _make_subsystem(self, subsystem: Path, serial: str) -> None:
         if not subsystem.is_dir():

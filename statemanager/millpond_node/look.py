@@ -15,9 +15,12 @@ from millpond_core.nodeplan.view import DeviceSeen, Kernel
 from millpond_core.observed import Array, Controller, DmDevice, Export
 from millpond_node.host import Ports
 
+FEW = 8
+"""So many volumes at once are looked at one by one; with more, all are seen in one look."""
+
 
 class Look(NamedTuple):
-    """Everything of ours in the kernel, at one time."""
+    """What is ours in the kernel, at one time."""
 
     dm: dict[str, DmDevice]
     arrays: dict[str, Array]
@@ -38,16 +41,11 @@ class Look(NamedTuple):
             found[name].add((array.array_state, array.sync_action, array.degraded, members))
         for nqn, controller in self.controllers.items():
             if leg := names.parse_nqn(nqn):
-                found[leg[0]].add((nqn, controller.state, controller.namespaces))
+                found[leg[0]].add((nqn, controller.namespaces))
         for nqn, export in self.exports.items():
             if leg := names.parse_nqn(nqn):
                 found[leg[0]].add((nqn, export.linked, export.enabled))
         return found
-
-    def cut_off(self) -> bool:
-        """Whether every connection of this node is down."""
-        states = [controller.state for nqn, controller in self.controllers.items() if names.parse_nqn(nqn)]
-        return bool(states) and all(state != "live" for state in states)
 
 
 class Looker:
@@ -57,6 +55,8 @@ class Looker:
         self._ports, self._boot_id = ports, boot_id
         self._next: asyncio.Task[Look] | None = None
         self._current: asyncio.Task[Look] | None = None
+        self._at_one = 0
+        """How many look at one volume just now."""
 
     async def look(self) -> Look:
         """Everything, as it is now."""
@@ -70,21 +70,31 @@ class Looker:
         # From here on, whoever asks needs a later look than this one.
         self._current, self._next = self._next, None
         ports = self._ports
-        found = await asyncio.gather(ports.dm.list(), ports.md.list(), ports.nvme.list(), ports.nvmet.list())
-        return Look(*found)
+        return Look(*await asyncio.gather(ports.dm.list(), ports.md.list(), ports.nvme.list(), ports.nvmet.list()))
 
     async def kernel(self, volume: str, devices: Mapping[str, DeviceSeen]) -> Kernel:
         """The part that concerns one volume (``volume`` is spec.uuid), gates included, as it is now."""
-        ports = self._ports
-        dm, array, controllers, exports = await asyncio.gather(
-            ports.dm.list(volume), ports.md.get(names.array(volume)), ports.nvme.list(volume), ports.nvmet.list(volume)
-        )
+        look = await (self._look_at(volume) if self._at_one < FEW else self.look())
+        prefix = names.front(volume)
+        dm = {name: seen for name, seen in look.dm.items() if name.startswith(prefix)}
         return Kernel(
             boot_id=self._boot_id,
             dm=dm,
             gates={name: seen.gate for name, seen in dm.items() if seen.gate},
-            array=array,
-            controllers=controllers,
-            exports=exports,
+            array=look.arrays.get(names.array(volume)),
+            controllers=look.controllers,
+            exports=look.exports,
             devices=devices,
         )
+
+    async def _look_at(self, volume: str) -> Look:
+        """Without other volumes."""
+        ports, name = self._ports, names.array(volume)
+        self._at_one += 1
+        try:
+            dm, array, controllers, exports = await asyncio.gather(
+                ports.dm.list(volume), ports.md.get(name), ports.nvme.list(volume), ports.nvmet.list(volume)
+            )
+        finally:
+            self._at_one -= 1
+        return Look(dm, {name: array} if array else {}, controllers, exports)

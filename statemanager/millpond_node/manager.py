@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 API_LEVEL = 1
 _RESTART_SECONDS = 60.0
 _DISKS, _STACKS = "disks", "stacks"
-_RESTS = 3.0
-"""Times as long as a look at all stacks took there is none that nothing asked for: the more volumes a node has, the
-longer it takes. What the kernel tells of (a path lost, an array changed) is looked at in any case.
+_RESTS = 9.0
+"""Times as long as a look at all stacks took there is no other: the more volumes a node has, the longer it takes.
+It is for what others do here; the kernel tells of a lost path and of an array that changes.
 """
 
 
@@ -317,6 +317,8 @@ class StateManager:
             self._scanned = now
             self.scan.ask(_DISKS)
         self.still.poll()
+        if self.devices.ready:
+            await self.volumes.poll_connections()
         if now >= self._polls_from:
             self.scan.ask(_STACKS)
 

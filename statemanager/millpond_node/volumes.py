@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -155,6 +156,7 @@ class Volumes:
         """Called after each round of a volume."""
         self._watched: dict[str, Callable[[], None]] = {}
         self._shapes: dict[str, object] = {}
+        self._states: dict[str, set[tuple[str, str]]] = {}
         self.ending = False
         """The node is shutting down."""
 
@@ -370,7 +372,10 @@ class Volumes:
         """Whether a leg is missing and with it all that this node is connected to."""
         assert known.kernel is not None
         dead = any(controller.state != "live" for controller in known.kernel.controllers.values())
-        return bool(dead or self._away(known, long=True)) and (await self._looker.look()).cut_off()
+        if not (dead or self._away(known, long=True)):
+            return False
+        states = (await self._ports.nvme.states()).values()
+        return bool(states) and "live" not in states
 
     def _clocks(self, known: Volume, now: float) -> None:
         for leg in known.planned.down:
@@ -518,9 +523,23 @@ class Volumes:
         for name, known in self.volumes.items():
             uuid = known.volume.spec.uuid
             shape = shapes.get(uuid), shapes.get(names.array(uuid))
-            waiting = bool(known.planned.waits or known.planned.down or known.down_since)
-            if shape != self._shapes.get(name) or waiting:
+            if shape != self._shapes.get(name):
                 self._shapes[name] = shape
+                self.work.ask(name)
+
+    async def poll_connections(self) -> None:
+        """Ask for every volume with a connection whose state has changed, which the kernel tells nobody, and for every
+        one that waits for something.
+        """
+        states: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        for nqn, state in (await self._ports.nvme.states()).items():
+            if leg := names.parse_nqn(nqn):
+                states[leg[0]].add((nqn, state))
+        for name, known in self.volumes.items():
+            seen = states[known.volume.spec.uuid]
+            waits = known.planned.waits or known.planned.down or known.down_since
+            if waits or seen != self._states.get(name, set()):
+                self._states[name] = seen
                 self.work.ask(name)
 
     async def stop(self) -> None:

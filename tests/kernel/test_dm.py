@@ -15,6 +15,7 @@ from millpond_core.model.virtualvolume import Extent
 from millpond_core.ports import Dm
 
 _contract: Dm = dm
+OTHER = "6a0c3c0e-0000-4000-8000-000000000000"
 TIMEOUT = Path("/sys/module/dm_multipath/parameters/queue_if_no_path_timeout_secs")
 
 
@@ -26,6 +27,8 @@ async def test_a_device_is_created_once(volume: Volume) -> None:
     assert not first.suspended
     assert await dm.create(name, names.dm_uuid(name), first.table) == first
     assert (await dm.list())[name].uuid == names.dm_uuid(name)
+    assert name in await dm.list(volume.uuid)
+    assert not await dm.list(OTHER)
     with pytest.raises(Conflict, match="exists already"):
         await dm.create(name, names.dm_uuid(name), f"0 {8 * 8192} error")
 

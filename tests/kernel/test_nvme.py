@@ -19,6 +19,7 @@ from millpond_core import layout, names
 from millpond_core.errors import Busy, Conflict, Unavailable
 from millpond_core.ports import NvmeHost, Nvmet
 
+OTHER = "6a0c3c0e-0000-4000-8000-000000000000"
 HOST = names.host_nqn("cluster", "node-1")
 HOST_ID = names.host_id("cluster", "node-1")
 ADDRESS, PORT = "127.0.0.1", names.NVME_PORT
@@ -74,7 +75,7 @@ class Wire:
         """Until the host's connection is, or is not any more."""
 
         async def come() -> bool:
-            return ((await self.host.list())[self.nqn(leg)].state == "live") is live
+            return ((await self.host.states())[self.nqn(leg)] == "live") is live
 
         await until(come, f"the controller is {'live' if live else 'not live any more'}", seconds=20)
 
@@ -110,6 +111,10 @@ async def test_a_leg_is_exported_connected_and_taken_back(wire: Wire) -> None:
     assert await wire.connect("a") == number
     controller = (await wire.host.list())[wire.nqn("a")]
     assert (controller.state, controller.address, controller.host_nqn) == ("live", f"{ADDRESS}:{PORT}", HOST)
+    assert await wire.host.list(wire.volume.uuid) == {wire.nqn("a"): controller}
+    assert await wire.target.list(wire.volume.uuid) == {wire.nqn("a"): export}
+    assert not {**await wire.host.list(OTHER), **await wire.target.list(OTHER)}
+    assert await wire.host.states() == {wire.nqn("a"): "live"}
     block = Path(f"/sys/dev/block/{number}").resolve()
     assert sysfs.read(block / "uuid") == wire.namespace("a")
     assert int(sysfs.read(block / "size")) == layout.leg_sectors(VOLUME_BYTES)

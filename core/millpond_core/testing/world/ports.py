@@ -399,6 +399,9 @@ class MemoryNvmeHost(_Port):
             )
         return found
 
+    async def states(self) -> dict[str, str]:
+        return {nqn: controller.state for nqn, controller in (await self.list()).items()}
+
     async def connect(self, nqn: str, address: str, *, host_nqn: str, host_id: str, namespace_uuid: str) -> Controller:
         await self._step(f"nvme connect {nqn}")
         number = self.machine.number("259")

@@ -61,6 +61,18 @@ class Reader:
         except OSError as error:
             raise CommandFailed(("ioctl", str(self._control)), error.errno or 1, str(error)) from error
 
+    async def number(self, name: str) -> str:
+        """``major:minor`` of one. Raises FileNotFoundError when there is none of that name."""
+
+        def ask() -> str:
+            control = os.open(self._control, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                return _status(control, name, _NOFLUSH).major_minor
+            finally:
+                os.close(control)
+
+        return await patiently("device-mapper", ask, seconds=_SECONDS)
+
     def _all(self, prefix: str, with_status: str) -> dict[str, Seen]:
         control = os.open(self._control, os.O_RDWR | os.O_CLOEXEC)
         try:

@@ -7,6 +7,7 @@ such a name.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 import uuid
@@ -149,11 +150,13 @@ def serial(volume: str, leg: str) -> str:
     return hashlib.sha256(f"{volume}:{leg}".encode()).hexdigest()[:20]
 
 
+@functools.lru_cache(maxsize=1024)
 def host_nqn(cluster: str, node: str) -> str:
     """NQN under which a node connects. Made of the cluster's uid and the node's name: it outlives the StorageNode."""
     return f"{NQN_PREFIX}host:{uuid.uuid5(_NAMESPACE, f'{cluster}/{node}')}"
 
 
+@functools.lru_cache(maxsize=1024)
 def host_id(cluster: str, node: str) -> str:
     """NVMe host identifier that belongs to ``host_nqn``."""
     return str(uuid.uuid5(_NAMESPACE, host_nqn(cluster, node)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import msgspec
@@ -131,7 +132,7 @@ class BlockDisk(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is in use: mount points, dm/md holders, swap, an exclusive opener; empty: free."""
 
 
-class Label(msgspec.Struct, frozen=True, kw_only=True):
+class Label(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The label area's content: the device's identity and the record of what lies on it."""
 
     cluster: str
@@ -146,6 +147,18 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     diskseq: int = 0
     """With boot_id: the appearance that ``attach_count`` was last raised for."""
     legs: tuple[LabelLeg, ...] = ()
+
+    def of(self, volume: str) -> tuple[LabelLeg, ...]:
+        """Those of a volume (spec.uuid)."""
+        return self._by_volume.get(volume, ())
+
+    @functools.cached_property
+    def _by_volume(self) -> dict[str, tuple[LabelLeg, ...]]:
+        """A label has hundreds of legs, and each step of each volume looks for its own."""
+        found: dict[str, tuple[LabelLeg, ...]] = {}
+        for leg in self.legs:
+            found[leg.volume] = (*found.get(leg.volume, ()), leg)
+        return found
 
 
 class PeerLeg(msgspec.Struct, frozen=True, kw_only=True):

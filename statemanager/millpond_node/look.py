@@ -6,46 +6,75 @@ What a look at one volume costs hardly depends on how many others the node has; 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from millpond_core import names
 from millpond_core.nodeplan.view import DeviceSeen, Kernel
 from millpond_core.observed import Array, Controller, DmDevice, Export
 from millpond_node.host import Ports
 
+Found = TypeVar("Found")
+_UUID_LENGTH = 36
+
 FEW = 8
 """So many volumes at once are looked at one by one; with more, all are seen in one look."""
 
 
-class Look(NamedTuple):
-    """What is ours in the kernel, at one time."""
+class Part(NamedTuple):
+    """What one volume has in the kernel, by dm name or NQN."""
 
     dm: dict[str, DmDevice]
-    arrays: dict[str, Array]
+    array: Array | None
     controllers: dict[str, Controller]
     exports: dict[str, Export]
 
-    def shapes(self) -> dict[str, set[object]]:
-        """What is worth a look when it changes, by volume (spec.uuid) and, of the arrays, by the name of the array: not
-        how far a rebuild is. In one pass, since hundreds of volumes have thousands of devices.
-        """
-        found: dict[str, set[object]] = defaultdict(set)
-        for name, dm in self.dm.items():
-            if ours := names.parse_dm(name):
-                gate = dm.gate and (dm.gate.holding, dm.gate.path_up, dm.gate.queued > 0)
-                found[ours[0]].add((name, dm.table, dm.suspended, gate))
-        for name, array in self.arrays.items():
-            members = tuple((member.major_minor, member.slot, member.flags) for member in array.members)
-            found[name].add((array.array_state, array.sync_action, array.degraded, members))
-        for nqn, controller in self.controllers.items():
-            if leg := names.parse_nqn(nqn):
-                found[leg[0]].add((nqn, controller.namespaces))
-        for nqn, export in self.exports.items():
-            if leg := names.parse_nqn(nqn):
-                found[leg[0]].add((nqn, export.linked, export.enabled))
-        return found
+    def shape(self) -> object:
+        """What is worth a look when it changes: not how far a rebuild is, nor a connection's state (polled by itself)."""
+        gates = {name: dm.gate for name, dm in self.dm.items() if dm.gate}
+        array = self.array
+        return (
+            {name: (dm.table, dm.suspended) for name, dm in self.dm.items()},
+            {name: (gate.holding, gate.path_up, gate.queued > 0) for name, gate in gates.items()},
+            array and (array.array_state, array.sync_action, array.degraded),
+            array and [(member.major_minor, member.slot, member.flags) for member in array.members],
+            {nqn: controller.namespaces for nqn, controller in self.controllers.items()},
+            {nqn: (export.linked, export.enabled) for nqn, export in self.exports.items()},
+        )
+
+
+class Look:
+    """What is ours in the kernel, at one time."""
+
+    def __init__(
+        self,
+        dm: Mapping[str, DmDevice],
+        arrays: Mapping[str, Array],
+        controllers: Mapping[str, Controller],
+        exports: Mapping[str, Export],
+    ) -> None:
+        self._dm = _by_volume(dm, names.DM_PREFIX)
+        self._controllers = _by_volume(controllers, names.NQN_PREFIX)
+        self._exports = _by_volume(exports, names.NQN_PREFIX)
+        self._arrays = arrays
+
+    def of(self, volume: str) -> Part:
+        """``volume`` is spec.uuid."""
+        return Part(
+            dm=self._dm.get(volume, {}),
+            array=self._arrays.get(names.array(volume)),
+            controllers=self._controllers.get(volume, {}),
+            exports=self._exports.get(volume, {}),
+        )
+
+
+def _by_volume(found: Mapping[str, Found], prefix: str) -> dict[str, dict[str, Found]]:
+    """What has names that begin with ``prefix`` and the volume's uuid: hundreds of volumes have thousands."""
+    parts: dict[str, dict[str, Found]] = {}
+    start, end = len(prefix), len(prefix) + _UUID_LENGTH
+    for name, each in found.items():
+        parts.setdefault(name[start:end], {})[name] = each
+    return parts
 
 
 class Looker:
@@ -74,27 +103,29 @@ class Looker:
 
     async def kernel(self, volume: str, devices: Mapping[str, DeviceSeen]) -> Kernel:
         """The part that concerns one volume (``volume`` is spec.uuid), gates included, as it is now."""
-        look = await (self._look_at(volume) if self._at_one < FEW else self.look())
-        prefix = names.front(volume)
-        dm = {name: seen for name, seen in look.dm.items() if name.startswith(prefix)}
+        part = await self._look_at(volume) if self._at_one < FEW else (await self.look()).of(volume)
         return Kernel(
             boot_id=self._boot_id,
-            dm=dm,
-            gates={name: seen.gate for name, seen in dm.items() if seen.gate},
-            array=look.arrays.get(names.array(volume)),
-            controllers=look.controllers,
-            exports=look.exports,
+            dm=part.dm,
+            gates={name: seen.gate for name, seen in part.dm.items() if seen.gate},
+            array=part.array,
+            controllers=part.controllers,
+            exports=part.exports,
             devices=devices,
         )
 
-    async def _look_at(self, volume: str) -> Look:
+    async def _look_at(self, volume: str) -> Part:
         """Without other volumes."""
-        ports, name = self._ports, names.array(volume)
+        ports = self._ports
         self._at_one += 1
         try:
-            dm, array, controllers, exports = await asyncio.gather(
-                ports.dm.list(volume), ports.md.get(name), ports.nvme.list(volume), ports.nvmet.list(volume)
+            return Part(
+                *await asyncio.gather(
+                    ports.dm.list(volume),
+                    ports.md.get(names.array(volume)),
+                    ports.nvme.list(volume),
+                    ports.nvmet.list(volume),
+                )
             )
         finally:
             self._at_one -= 1
-        return Look(dm, {name: array} if array else {}, controllers, exports)

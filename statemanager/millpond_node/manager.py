@@ -319,6 +319,7 @@ class StateManager:
         self.still.poll()
         if self.devices.ready:
             await self.volumes.poll_connections()
+            self.volumes.ask_waiting()
         if now >= self._polls_from:
             self.scan.ask(_STACKS)
 

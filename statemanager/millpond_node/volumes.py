@@ -41,6 +41,9 @@ _COMING_SECONDS = 3.0
 _RETRY_SECONDS = 0.5
 """After a step that failed."""
 
+_WAITING_AT_ONCE = 16
+"""So many volumes that wait for something are looked at each second, of perhaps hundreds."""
+
 _UP_AGAIN_SECONDS = 5.0
 """A path counts as down until it was up for so long: one that flutters is down."""
 
@@ -157,6 +160,8 @@ class Volumes:
         self._watched: dict[str, Callable[[], None]] = {}
         self._shapes: dict[str, object] = {}
         self._states: dict[str, set[tuple[str, str]]] = {}
+        self._turn = 0
+        """How many of those that wait were asked for so far."""
         self.ending = False
         """The node is shutting down."""
 
@@ -519,28 +524,33 @@ class Volumes:
 
     async def poll(self) -> None:
         """Look at the whole kernel; ask for every volume whose part of it has changed."""
-        shapes = (await self._looker.look()).shapes()
+        look = await self._looker.look()
         for name, known in self.volumes.items():
-            uuid = known.volume.spec.uuid
-            shape = shapes.get(uuid), shapes.get(names.array(uuid))
+            shape = look.of(known.volume.spec.uuid).shape()
             if shape != self._shapes.get(name):
                 self._shapes[name] = shape
                 self.work.ask(name)
 
     async def poll_connections(self) -> None:
-        """Ask for every volume with a connection whose state has changed, which the kernel tells nobody, and for every
-        one that waits for something.
-        """
+        """Ask for every volume with a connection whose state has changed, which the kernel tells nobody."""
         states: dict[str, set[tuple[str, str]]] = defaultdict(set)
         for nqn, state in (await self._ports.nvme.states()).items():
             if leg := names.parse_nqn(nqn):
                 states[leg[0]].add((nqn, state))
         for name, known in self.volumes.items():
             seen = states[known.volume.spec.uuid]
-            waits = known.planned.waits or known.planned.down or known.down_since
-            if waits or seen != self._states.get(name, set()):
+            if seen != self._states.get(name, set()):
                 self._states[name] = seen
                 self.work.ask(name)
+
+    def ask_waiting(self) -> None:
+        """Ask for some of the volumes that wait, each in its turn: most of what they wait for is told, or has a time."""
+        waits = lambda known: known.planned.waits or known.planned.down or known.down_since  # noqa: E731
+        waiting = [name for name, known in self.volumes.items() if waits(known)]
+        some = min(len(waiting), _WAITING_AT_ONCE)
+        for at in range(self._turn, self._turn + some):
+            self.work.ask(waiting[at % len(waiting)])
+        self._turn += some
 
     async def stop(self) -> None:
         """End what runs; the kernel goes on as it is."""

@@ -421,9 +421,7 @@ def _newer_label(volume: VirtualVolume, kernel: Kernel) -> str:
     """Why the volume must stand still: a label knows more than the record does."""
     mapping, epoch = volume.status.mapping, volume.status.attachment.epoch
     for device in kernel.devices.values():
-        for entry in device.label.legs if device.label else ():
-            if entry.volume != volume.spec.uuid:
-                continue
+        for entry in device.entries(volume.spec.uuid):
             numbers = f"(epoch {entry.epoch}, generation {entry.generation}, recordSeq {entry.record_seq})"
             if entry.epoch > epoch or entry.generation > mapping.generation or entry.record_seq > mapping.record_seq:
                 return f"the label of {device.name} is newer than the record {numbers}: {_RESTORED}"

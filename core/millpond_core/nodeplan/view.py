@@ -28,8 +28,11 @@ class DeviceSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     def entry(self, volume: str, leg: str) -> LabelLeg | None:
         """What the label says of a leg (``volume`` is spec.uuid)."""
-        entries = self.label.legs if self.label else ()
-        return next((e for e in entries if (e.volume, e.leg) == (volume, leg)), None)
+        return next((entry for entry in self.entries(volume) if entry.leg == leg), None)
+
+    def entries(self, volume: str) -> tuple[LabelLeg, ...]:
+        """What the label says of a volume's legs."""
+        return self.label.of(volume) if self.label else ()
 
 
 class LegMemory(msgspec.Struct, frozen=True, kw_only=True):

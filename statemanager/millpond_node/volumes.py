@@ -544,9 +544,8 @@ class Volumes:
                 self.work.ask(name)
 
     def ask_waiting(self) -> None:
-        """Ask for some of the volumes that wait, each in its turn: most of what they wait for is told, or has a time."""
-        waits = lambda known: known.planned.waits or known.planned.down or known.down_since  # noqa: E731
-        waiting = [name for name, known in self.volumes.items() if waits(known)]
+        """Ask for some of the volumes that wait, in turn: most of what they wait for is told, or has its time."""
+        waiting = [name for name, known in self.volumes.items() if _waits(known)]
         some = min(len(waiting), _WAITING_AT_ONCE)
         for at in range(self._turn, self._turn + some):
             self.work.ask(waiting[at % len(waiting)])
@@ -597,6 +596,10 @@ def _age(volume: VirtualVolume) -> tuple[int, int, int, int]:
         volume.status.mapping.record_seq,
         int(version) if version.isdecimal() else 0,
     )
+
+
+def _waits(known: Volume) -> bool:
+    return bool(known.planned.waits or known.planned.down or known.down_since)
 
 
 def _own(volume: VirtualVolume, node: str) -> NodeReport | None:

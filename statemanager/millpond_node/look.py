@@ -30,7 +30,7 @@ class Part(NamedTuple):
     exports: dict[str, Export]
 
     def shape(self) -> object:
-        """What is worth a look when it changes: not how far a rebuild is, nor a connection's state, polled by itself."""
+        """What is worth a look when it changes. (How far a rebuild is does not; states of connections are polled.)"""
         gates = {name: dm.gate for name, dm in self.dm.items() if dm.gate}
         array = self.array
         return (

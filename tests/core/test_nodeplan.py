@@ -197,6 +197,15 @@ def kinds(steps: list[s.Step]) -> list[str]:
     return [type(step).__name__ for step in steps]
 
 
+def test_a_label_knows_the_legs_of_a_volume_after_each_change() -> None:
+    other = msgspec.structs.replace(noted("a"), volume="another")
+    label = msgspec.structs.replace(EMPTY, legs=(other,))
+    assert label.of(UUID) == ()
+    more = msgspec.structs.replace(label, legs=(other, noted("a"), noted("b")))
+    assert more.of(UUID) == (noted("a"), noted("b"))
+    assert more.of("another") == (other,)
+
+
 def test_what_stands_as_it_should_is_left_alone() -> None:
     assert planned(volume(leg("a"), leg("b")), standing()) == []
 

@@ -61,7 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0 once docs/performance.md is written, whatever it says; 1 when the measuring broke off, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="bench.csi", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kernel", choices=kernels.KERNELS, default=kernels.DEFAULT)
-    parser.add_argument("--count", type=int, default=COUNT, help=f"claims; a tenth of it pods, half at once ({COUNT})")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=COUNT,
+        help=f"claims; a tenth of it pods, a twentieth of it moves, half of it at once ({COUNT})",
+    )
     parser.add_argument(
         "--hostpath", nargs=2, type=Path, metavar=("PLUGIN", "REGISTRAR"), help=f"checkouts of {' and '.join(PINNED)}"
     )
@@ -138,10 +143,10 @@ def rounds(trial: Trials, run: Run, count: int, keep: Callable[[], None]) -> Non
     for measure in (
         Measure("A claim alone", count, (OURS, PEER), trial.bound, 15),
         Measure("A pod from start to end", few, DRIVERS, trial.life, 60),
-        Measure("A pod that moves", few, (OURS,), lambda _driver: trial.move(), 40),
+        Measure("A pod that moves", -(-few // 2), (OURS,), lambda _driver: trial.move(), 40),
         Measure(
             f"{run.at_once} at once",
-            max(1, count // 50),
+            max(1, count // 100),
             DRIVERS,
             lambda driver: trial.many(driver, run.at_once),
             20 + 20 * run.at_once,
@@ -156,9 +161,10 @@ def rounds(trial: Trials, run: Run, count: int, keep: Callable[[], None]) -> Non
                     if turn:
                         run.samples.extend(found)
                         keep()
+    lives = -(-few // 3)
     for driver in DRIVERS:
-        with step(f"Counting the requests of {few} lives: {run.told(driver)}", usually=15.0 * few):
-            run.requests[driver] = trial.requests(driver, few, idle)
+        with step(f"Counting the requests of {lives} lives: {run.told(driver)}", usually=40.0 * lives):
+            run.requests[driver] = trial.requests(driver, lives, idle)
             keep()
 
 

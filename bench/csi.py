@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--count",
         type=int,
         default=COUNT,
-        help=f"claims; a tenth of it pods, a twentieth of it moves, half of it at once ({COUNT})",
+        help=f"claims; a twentieth of it pods, half at once ({COUNT})",
     )
     parser.add_argument(
         "--hostpath", nargs=2, type=Path, metavar=("PLUGIN", "REGISTRAR"), help=f"checkouts of {' and '.join(PINNED)}"
@@ -137,7 +137,7 @@ class Measure(NamedTuple):
 
 def rounds(trial: Trials, run: Run, count: int, keep: Callable[[], None]) -> None:
     """Everything; ``keep`` is called when there is more."""
-    few = max(1, count // 10)
+    few = max(1, count // 20)
     with step("Asking for nothing", usually=IDLE_SECONDS):
         idle = trial.idle(IDLE_SECONDS)
     for measure in (

@@ -158,11 +158,11 @@ def test_first_turns_are_not_counted_and_everything_is_kept() -> None:
     trial, found, kept = Counted(), run(), []
     csi.rounds(trial, found, 100, lambda: kept.append(len(found.samples)))  # type: ignore[arg-type]
     assert [len(found.seconds(driver, BOUND)) for driver in DRIVERS] == [100, 100, 0]
-    assert [len(found.seconds(driver, START)) for driver in DRIVERS] == [10, 10, 10]
-    assert [len(found.seconds(driver, ELSEWHERE)) for driver in DRIVERS] == [5, 0, 0]
+    assert [len(found.seconds(driver, START)) for driver in DRIVERS] == [5, 5, 5]
+    assert [len(found.seconds(driver, ELSEWHERE)) for driver in DRIVERS] == [3, 0, 0]
     assert [len(found.seconds(driver, "50")) for driver in DRIVERS] == [1, 1, 1]
     assert trial.calls.count((OURS, BOUND)) == 101
-    assert found.requests == {driver: {"pods GET": 4.0} for driver in DRIVERS}
+    assert found.requests == {driver: {"pods GET": 2.0} for driver in DRIVERS}
     assert kept[-1] == len(found.samples)
 
 

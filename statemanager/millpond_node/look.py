@@ -30,7 +30,7 @@ class Part(NamedTuple):
     exports: dict[str, Export]
 
     def shape(self) -> object:
-        """What is worth a look when it changes. (How far a rebuild is does not; states of connections are polled.)"""
+        """What is worth a look when it changes. How far a rebuild is is not; states of connections are polled apart."""
         gates = {name: dm.gate for name, dm in self.dm.items() if dm.gate}
         array = self.array
         return (

@@ -71,6 +71,9 @@ class Volume:
         self.rate: dict[str, tuple[float, int]] = {}
         self.planned: Plan = Plan()
         self.kernel: Kernel | None = None
+        self.shape: object = None
+        self.states: set[tuple[str, str]] = set()
+        """What stood here, and each connection with its state, when all were last looked at."""
         self.gone = False
         """The API server has it no more; it is kept for what stands here."""
         self.doubted = False
@@ -158,8 +161,6 @@ class Volumes:
         self.reconciled: Callable[[str], None] = lambda name: None
         """Called after each round of a volume."""
         self._watched: dict[str, Callable[[], None]] = {}
-        self._shapes: dict[str, object] = {}
-        self._states: dict[str, set[tuple[str, str]]] = {}
         self._turn = 0
         """How many of those that wait were asked for so far."""
         self.ending = False
@@ -527,8 +528,8 @@ class Volumes:
         look = await self._looker.look()
         for name, known in self.volumes.items():
             shape = look.of(known.volume.spec.uuid).shape()
-            if shape != self._shapes.get(name):
-                self._shapes[name] = shape
+            if shape != known.shape:
+                known.shape = shape
                 self.work.ask(name)
 
     async def poll_connections(self) -> None:
@@ -539,8 +540,8 @@ class Volumes:
                 states[leg[0]].add((nqn, state))
         for name, known in self.volumes.items():
             seen = states[known.volume.spec.uuid]
-            if seen != self._states.get(name, set()):
-                self._states[name] = seen
+            if seen != known.states:
+                known.states = seen
                 self.work.ask(name)
 
     def ask_waiting(self) -> None:

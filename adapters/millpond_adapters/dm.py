@@ -69,7 +69,7 @@ class DeviceMapper:
                     f"{name} exists already as {device.table!r}, wanted {table!r}: remove it or swap its table"
                 ) from None
         else:
-            device = DmDevice(name=name, uuid=uuid, major_minor=await self._number(name), table=table)
+            device = DmDevice(name=name, uuid=uuid, major_minor=await self._reader.number(name), table=table)
         await self._check_node(device)
         return device
 
@@ -137,12 +137,6 @@ class DeviceMapper:
             counts = sysfs.peek(self._sys / "dev/block" / seen.major_minor / "inflight").split()
             queued = sum(int(count) for count in counts)
         return GateStatus(holding=layout.gate_holds(seen.lines), path_up=path_up, queued=queued)
-
-    async def _number(self, name: str) -> str:
-        try:
-            return await self._reader.number(name)
-        except OSError as error:
-            raise NotFound(f"there is no device-mapper device {name}") from error
 
     async def _check_node(self, device: DmDevice) -> None:
         """Numbers are reused: a node left by a device of old would lead to another one's data."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from millpond_adapters.patience import patiently
-from millpond_core.errors import CommandFailed
+from millpond_core.errors import CommandFailed, NotFound
+
+Answer = TypeVar("Answer")
 
 _HEADER = struct.Struct("=3I I I I i I I I Q 128s 129s 7s")
 """version[3], data_size, data_start, target_count, open_count, flags, event_nr, padding, dev, name, uuid, data."""
@@ -56,38 +58,46 @@ class Reader:
 
         DeadlineExceeded when the kernel does not answer.
         """
-        try:
-            return await patiently("device-mapper", lambda: self._all(prefix, with_status), seconds=_SECONDS)
-        except OSError as error:
-            raise CommandFailed(("ioctl", str(self._control)), error.errno or 1, str(error)) from error
+        return await self._ask(lambda control: _all(control, prefix, with_status))
 
     async def number(self, name: str) -> str:
-        """``major:minor`` of one. Raises FileNotFoundError when there is none of that name."""
+        """``major:minor`` of one. Raises NotFound when there is none of that name."""
 
-        def ask() -> str:
-            control = os.open(self._control, os.O_RDWR | os.O_CLOEXEC)
+        def number(control: int) -> str:
             try:
                 return _status(control, name, _NOFLUSH).major_minor
+            except FileNotFoundError as error:
+                raise NotFound(f"there is no device-mapper device {name}") from error
+
+        return await self._ask(number)
+
+    async def _ask(self, what: Callable[[int], Answer]) -> Answer:
+        """What ``what`` says, called with the open node."""
+
+        def ask() -> Answer:
+            control = os.open(self._control, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                return what(control)
             finally:
                 os.close(control)
 
-        return await patiently("device-mapper", ask, seconds=_SECONDS)
-
-    def _all(self, prefix: str, with_status: str) -> dict[str, Seen]:
-        control = os.open(self._control, os.O_RDWR | os.O_CLOEXEC)
         try:
-            found = {}
-            for name in parse_names(_call(control, _LIST_DEVICES, "", 0), prefix):
-                try:
-                    seen = _status(control, name, _WANT_TABLE)
-                    if f" {with_status} " in seen.lines:
-                        seen = seen._replace(status=_status(control, name, _NOFLUSH).lines)
-                except FileNotFoundError:
-                    continue  # gone meanwhile (ENXIO is raised as such by _call)
-                found[name] = seen
-            return found
-        finally:
-            os.close(control)
+            return await patiently("device-mapper", ask, seconds=_SECONDS)
+        except OSError as error:
+            raise CommandFailed(("ioctl", str(self._control)), error.errno or 1, str(error)) from error
+
+
+def _all(control: int, prefix: str, with_status: str) -> dict[str, Seen]:
+    found = {}
+    for name in parse_names(_call(control, _LIST_DEVICES, "", 0), prefix):
+        try:
+            seen = _status(control, name, _WANT_TABLE)
+            if f" {with_status} " in seen.lines:
+                seen = seen._replace(status=_status(control, name, _NOFLUSH).lines)
+        except FileNotFoundError:
+            continue  # gone meanwhile (ENXIO is raised as such by _call)
+        found[name] = seen
+    return found
 
 
 def _status(control: int, name: str, flags: int) -> Seen:

@@ -154,8 +154,9 @@ class NvmeTcpHost:
         return found
 
     def _controllers(self, prefix: str) -> Iterator[Controller]:
-        heads = self._heads()
-        for at, nqn in self._named(prefix):
+        named = list(self._named(prefix))
+        heads = self._heads() if named else {}
+        for at, nqn in named:
             name = at.rpartition("/")[2]
             heads_of_it = (head for head in heads.get(nqn, ()) if os.path.lexists(f"{head}/{name}"))
             try:

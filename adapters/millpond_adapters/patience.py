@@ -1,8 +1,8 @@
 """Calls that may hang in the kernel, made in a thread that nobody waits for beyond a deadline.
 
 A child could be killed, but starting one costs a tenth of a second on a slow node; a thread that sleeps uninterruptibly
-costs some memory until the kernel lets go of it. There is never more than one for a key: while one is stuck, the next
-call for that key fails at once.
+costs some memory until the kernel lets go of it. Calls for one key that are under way together may all get stuck; while
+the last of them is, the next call for that key fails at once.
 """
 
 from __future__ import annotations

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from node_cluster import Cluster
 
+from millpond_core.nodeplan.steps import Plan
 from millpond_node.look import Look
 
 
@@ -56,3 +58,19 @@ async def test_a_volume_is_attached_without_a_look_at_all_others(
         await cluster.volume("v", "n1", "n2")
         await cluster.attach("v", "n1")
         assert not looks
+
+
+async def test_of_many_volumes_that_wait_some_are_looked_at_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Cluster(tmp_path, "n1") as cluster:
+        volumes = cluster.managers["n1"].volumes
+        names = [f"v{number:02}" for number in range(40)]
+        waiting = {name: SimpleNamespace(planned=Plan(waits=("for something",)), down_since={}) for name in names}
+        asked: list[str] = []
+        monkeypatch.setattr(volumes, "volumes", {**waiting, "idle": SimpleNamespace(planned=Plan(), down_since={})})
+        monkeypatch.setattr(volumes.work, "ask", asked.append)
+        for _ in range(5):
+            volumes.ask_waiting()
+        monkeypatch.undo()
+    assert asked == names * 2, "sixteen each time"

@@ -91,9 +91,9 @@ def test_what_differs_is_found_and_made_good_from_the_leg_that_a_person_trusts(s
         image.write(os.urandom(4096))
     result = compared(suite, ask(suite))
     assert result["places"] == [{"startBytes": place, "lengthBytes": MIB}]
-    status = volume.see()["status"]
-    assert {leg["state"] for leg in status["mapping"]["legs"]} == {"InSync"}, "nobody knows which is right"
-    assert "copies differ in 1 place(s)" in status["message"]
+    told = "copies differ in 1 place(s)"  # by the write that follows the result's
+    wait_for(lambda: told in volume.see()["status"]["message"], "it is told", seconds=BOUND_SECONDS)
+    assert {leg["state"] for leg in volume.legs()} == {"InSync"}, "nobody knows which is right"
     field.merge("virtualvolumes", volume.name, {"spec": {"scrub": {"distrusted": [wrong["id"]]}}})
     wait_for(lambda: wrong["id"] not in {leg["id"] for leg in volume.legs()}, "it is gone", seconds=BOUND_SECONDS)
     volume.wait(volume.not_whole, "it is whole again", seconds=2 * BOUND_SECONDS)

@@ -26,6 +26,7 @@ from millpond_node.host import Config, Ports
 from millpond_node.look import Looker
 from millpond_node.rundir import RunDir
 from millpond_node.still import Still
+from millpond_node.turns import Turns
 from millpond_node.work import Work
 from millpond_node.writer import Writer
 
@@ -40,6 +41,10 @@ _COMING_SECONDS = 3.0
 """For so long nobody is asked about a leg that an attachment waits for: as a rule it just comes."""
 _RETRY_SECONDS = 0.5
 """After a step that failed."""
+
+_BUILT_AT_ONCE = 4
+"""So many stacks are built at the same time. Fifty at once kept each other waiting until steps ran into their deadlines
+(decision 26)."""
 
 _WAITING_AT_ONCE = 16
 """So many volumes that wait for something are looked at each second, of perhaps hundreds."""
@@ -56,6 +61,10 @@ class Volume:
         self.volume = volume
         self.memory = keeper.remembered(volume.spec.uuid)
         self.down_since: dict[str, float] = {}
+        self.nearness: dict[str, int] = {}
+        """How near a leg that is down has come: then its clock began anew."""
+        self.building_since: float | None = None
+        """Since when its stack is to be built here (CLOCK_BOOTTIME): its place among all that are."""
         self.up_since: dict[str, float] = {}
         self.was_up: set[tuple[int, str]] = set()
         self.held_since: dict[str, float] = {}
@@ -161,6 +170,7 @@ class Volumes:
         self.reconciled: Callable[[str], None] = lambda name: None
         """Called after each round of a volume."""
         self._watched: dict[str, Callable[[], None]] = {}
+        self._turns = Turns(_BUILT_AT_ONCE)
         self._turn = 0
         """How many of those that wait were asked for so far."""
         self.ending = False
@@ -247,12 +257,30 @@ class Volumes:
             return None
         if known.doubted:
             await self._ask_record(known)
+        if not self._builds(known):
+            known.building_since = None
+            return await self._settle(known)
+        if known.building_since is None:
+            known.building_since = self.boottime()
+            if self._turns.taken:
+                self._report(known, f"{self._config.node} attaches other volumes first")
+        async with self._turns.turn(known.building_since):
+            return await self._settle(known)
+
+    def _builds(self, known: Volume) -> bool:
+        """Whether what is to be done here is to build the stack, for which nothing waits that is urgent."""
+        volume, node = known.volume, self._config.node
+        here = volume.spec.attachment.node == volume.status.attachment.node == node
+        return here and not known.memory.assembled and not any(self.still.wants(known.name))
+
+    async def _settle(self, known: Volume) -> float | None:
+        """Look, plan and act until nothing is left to do now; the seconds after which to look again."""
         error: MillpondError | None = None
         for _ in range(_ROUNDS):
             down = known.planned.down
             await self._plan(known)
             if not known.planned.steps:
-                if known.planned.down - down:
+                if known.planned.down.keys() - down.keys():
                     continue  # a path was just lost: look what its node says of its devices
                 break
             if self._bad_news(known):
@@ -264,7 +292,7 @@ class Volumes:
                 break
         self._report(known, str(error) if error else "")
         self._watch_array(known)
-        self.reconciled(name)
+        self.reconciled(known.name)
         known.said &= {_gist(wait) for wait in known.planned.waits} | ({_gist(str(error))} if error else set())
         if error is not None:
             return _RETRY_SECONDS
@@ -384,10 +412,11 @@ class Volumes:
         return bool(states) and "live" not in states
 
     def _clocks(self, known: Volume, now: float) -> None:
-        for leg in known.planned.down:
-            known.down_since.setdefault(leg, now)
+        for leg, near in known.planned.down.items():
+            if leg not in known.down_since or near > known.nearness[leg]:
+                known.down_since[leg], known.nearness[leg] = now, near
             known.up_since.pop(leg, None)
-        for leg in set(known.down_since) - known.planned.down:
+        for leg in known.down_since.keys() - known.planned.down.keys():
             first = (known.memory.epoch, leg) not in known.was_up
             known.was_up.add((known.memory.epoch, leg))
             if first or now - known.up_since.setdefault(leg, now) >= _UP_AGAIN_SECONDS:

@@ -233,6 +233,8 @@ def test_a_leg_that_never_stays_is_replaced() -> None:
     takings = [quiescence(f"q{n}", "Released", at=NOW - 60 * n, reason="Reconfigure") for n in range(changes.RETAKEN)]
     some = world(stale, *takings[1:])
     assert [one.id for one, _ in changes.outlook(some, stale, NOW).lost] == []
+    aborted = [quiescence(f"q{n}", "Aborted", at=NOW - 60 * n, reason="Reconfigure") for n in range(9)]
+    assert [one.id for one, _ in changes.outlook(world(stale, *aborted), stale, NOW).lost] == [], "never taken back"
     often = world(stale, *takings)
     assert [one.id for one, _ in changes.outlook(often, stale, NOW).lost] == ["b"]
     decision = decided(often)

@@ -19,7 +19,7 @@ from millpond_core.model.virtualvolume import (
     VirtualVolumeSpec,
     VirtualVolumeStatus,
 )
-from millpond_core.nodeplan import legs, node, record
+from millpond_core.nodeplan import legs, losing, node, record
 from millpond_core.nodeplan import steps as s
 from millpond_core.nodeplan.view import Around, DeviceSeen, Kernel, LegMemory, Memory
 from millpond_core.observed import (
@@ -223,6 +223,23 @@ def test_an_unreachable_leg_is_held_for_hold_seconds() -> None:
     plan = look(v, down, msgspec.structs.replace(AROUND, down_since={"b": 91.0}), REMEMBERED)
     assert plan.wake == pytest.approx(1.0)
     assert kinds(planned(v, down, down_since={"b": 90.0}))[0] == "Record"
+
+
+def test_an_attachment_has_patience_with_others_and_takes_its_own_time() -> None:
+    v, memory = volume(leg("a"), leg("b")), msgspec.structs.replace(REMEMBERED, assembled=False)
+    alone = msgspec.structs.replace(standing(), array=None, controllers={})
+    late = {"b": AROUND.now - losing.ATTACH_SECONDS}
+    assert kinds(planned(v, alone, memory, down_since=late))[0] == "Record"
+    unready = msgspec.structs.replace(memory, confirmed=4)
+    assert "Record" not in kinds(planned(v, alone, unready, down_since=late))
+
+    def near(memory: Memory, kernel: Kernel = alone, said: LegReport | None = None) -> dict[str, int]:
+        return dict(look(volume(leg("a"), leg("b"), b=said), kernel, AROUND, memory).down)
+
+    assert near(unready) == {"b": 0}
+    assert near(memory, said=LegReport(id="b", prepared=True)) == {"b": 1}
+    assert near(memory) == {"b": 2}
+    assert near(REMEMBERED, standing(up=False, live="connecting")) == {"b": 3}, "no stage is before an array"
 
 
 def test_our_own_network_is_suspected_first() -> None:

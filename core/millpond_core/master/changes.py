@@ -213,7 +213,10 @@ def _retaken(world: World, volume: VirtualVolume, now: float) -> list[Quiescence
     return [
         q
         for q in world.quiescences.values()
-        if name in q.status.volumes and q.spec.reason == "Reconfigure" and _ended(q) > now - STORM_SECONDS
+        if name in q.status.volumes
+        and q.spec.reason == "Reconfigure"
+        and q.status.phase != "Aborted"  # nothing was committed in it
+        and _ended(q) > now - STORM_SECONDS
     ]
 
 

@@ -60,8 +60,7 @@ def assemble(plan: Attaching) -> bool:
     if plan.memory.assembled:
         plan.waits.append("the array is gone although nobody stopped it: detach the volume and attach it again")
         return True
-    own = node_report(plan.volume, plan.around.node)
-    if own is None or own.epoch != plan.epoch or plan.memory.confirmed != plan.epoch:
+    if not plan.confirmed:
         plan.waits.append(f"epoch {plan.epoch} is not confirmed here yet")
         return True
     missing = [leg.id for leg in plan.insync() if not (plan.up(leg.id) and plan.holding(leg.id))]

@@ -8,7 +8,7 @@ from millpond_core.model.virtualvolume import Leg
 from millpond_core.nodeplan import stack as look_at
 from millpond_core.nodeplan.stack import Source, Stack, in_sync
 from millpond_core.nodeplan.steps import Step
-from millpond_core.nodeplan.view import Around, Kernel, LegMemory, Memory, volume_bytes
+from millpond_core.nodeplan.view import Around, Kernel, LegMemory, Memory, node_report, volume_bytes
 
 NOTHING = LegMemory(slot=-1)
 """What is remembered of a leg of which nothing is."""
@@ -97,6 +97,25 @@ class Attaching:
         """I/O reaches the leg: gate and path stand, lead to it and are active."""
         status = self.kernel.gates.get(self.gate_name(leg))
         return status is not None and status.path_up and self.path_fits(leg) and self.gate_fits(leg)
+
+    @property
+    def confirmed(self) -> bool:
+        """This node has confirmed the epoch, and has said so."""
+        own = node_report(self.volume, self.around.node)
+        return own is not None and own.epoch == self.memory.confirmed == self.epoch
+
+    def nearness(self, leg: str) -> int:
+        """How near a leg is that an attachment waits for; each stage has a patience of its own.
+
+        0: this node is not ready for it. 1: its node does not offer it. 2: it is offered. 3: it is connected, or the
+        array stands, which is used from then on: no stage is before the array.
+        """
+        if self.memory.assembled:
+            return 3
+        if not self.confirmed:
+            return 0
+        found = self.sources[leg]
+        return 3 if found.state == "Ready" else 2 if found.nqn else 1
 
     def good(self, leg: Leg) -> bool:
         """A leg that the volume can live on: InSync on record, reachable, and md's where there is an array."""

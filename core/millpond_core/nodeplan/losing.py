@@ -25,8 +25,9 @@ CUT_OFF_SECONDS = 5.0
 """All connections of a node lost at once are its own network's fault for this long (design 4.8)."""
 
 ATTACH_SECONDS = 60.0
-"""For so long an attachment waits for a leg in sync at least: nobody's writes are held yet. But not for a node that is
-known to be gone: somebody's pod waits all the same."""
+"""For so long an attachment waits at least, from when this node is ready for it, for its node to offer a leg in sync;
+once more, for the connection. What this node itself takes is no sign of a leg's loss, and nobody's writes are held yet.
+But it does not wait for a node that is known to be gone: somebody's pod waits all the same."""
 
 UNRECORDED_SECONDS = 60.0
 """With ``onFailure.unrecorded: Fail``: writes fail when the loss of a leg could not be recorded for so long."""
@@ -121,6 +122,8 @@ def _due(plan: Attaching, leg: Leg) -> str:
             return "it came back in a new life, its disk's cache may be lost"
     elif leg.state == "Rebuilding":
         return ""  # nothing waits for it
+    if not plan.nearness(leg.id):
+        return ""  # it is this node that takes its time
     since = plan.around.now - plan.around.down_since.get(leg.id, plan.around.now)
     patience = float(plan.volume.spec.on_failure.hold_seconds)
     if not plan.memory.assembled and leg.node not in plan.around.gone_nodes:

@@ -36,10 +36,11 @@ def plan(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) 
         news = f"generation {mapping.generation} is in force" if mapping.generation != memory.generation else ""
         changes = {"generation": mapping.generation, "record_seq": mapping.record_seq}
         parts.append((Remember(changes=changes, why=news),))
+    down = attaching.down if volume.status.attachment.node == around.node else ()
     return Plan(
         parts=tuple(part for part in parts if part),
         waits=(*attaching.waits, *on_disk.waits),
-        down=frozenset(attaching.down) if volume.status.attachment.node == around.node else frozenset(),
+        down={leg: attaching.nearness(leg) for leg in down},
         wake=attaching.wake,
         report=_report(attaching, on_disk, fenced=fenced),
     )

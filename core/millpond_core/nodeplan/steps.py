@@ -271,8 +271,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Independent runs of steps: one that fails does not keep the others from being done."""
     waits: tuple[str, ...] = ()
     """What is waited for and why, one sentence each."""
-    down: frozenset[str] = frozenset()
-    """Legs whose path is down at this look."""
+    down: Mapping[str, int] = {}
+    """Legs whose path is down at this look → how near they are (``Attaching.nearness``)."""
     wake: float | None = None
     """Seconds until time alone changes the plan."""
     report: NodeReport | None = None

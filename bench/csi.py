@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +26,9 @@ from bench.trials import Trials
 
 from demo import diagnostics
 from demo.cli import versions
+from demo.cluster import Object
 from demo.errors import DemoError
+from demo.job import compare_in_sync
 from demo.session import Session, own
 from lab import kernels
 from lab.errors import LabError
@@ -47,6 +50,7 @@ NOTES = (
     "  two zeroed copies with ext4 against a folder.",
     "* By the clock of who asks and watches, from before the first request. p99 is the nearest rank: of fewer than 100",
     "  samples the worst. A claim alone is of a class that binds at once, all others wait for their pod.",
+    "* Of ours that were made at once the legs are compared, byte by byte, before they go.",
     "* *larger size*: the kubelet is made to look once the PersistentVolume has it; by itself it does within minutes.",
     "* *all gone*: pod, claim, PersistentVolume and VirtualVolume. The pod heeds no signal and has a second to end.",
     "* *another node*: both are asked for at once. The peer's volumes are on its node and cannot be had elsewhere.",
@@ -117,11 +121,18 @@ def measured(given: argparse.Namespace, kept: Path) -> None:
             with step(f"Installing {peer.DRIVER} on {here}", usually=60):
                 peer.install(session.cluster, here)
             run = begun(session, given)
-            with trials.trials(session.cluster, session.lab.control_plane.api, here, there) as trial:
+            api, compare = session.lab.control_plane.api, functools.partial(compared, session)
+            with trials.trials(session.cluster, api, here, there, compare) as trial:
                 rounds(trial, run, given.count, lambda: _keep(run, kept))
         except (DemoError, LabError):
             diagnostics.collect(session.cluster, session.faults, FOLDER / "csi-cluster")
             raise
+
+
+def compared(session: Session, volume: Object) -> None:
+    """DemoError when legs of a volume, byte by byte in the disks' images, are not the same."""
+    if differences := compare_in_sync(session.cluster, volume, session.faults)[1]:
+        raise DemoError(f"the legs of {volume['metadata']['name']} differ in {', '.join(map(str, differences))}")
 
 
 class Measure(NamedTuple):

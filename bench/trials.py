@@ -82,10 +82,12 @@ class Names:
 
 
 class Trials:
-    """``here``: the node that the peer lives on, ``there`` another one."""
+    """``here``: the node that the peer lives on, ``there`` another one. ``compare`` raises DemoError when the legs of a
+    VirtualVolume differ.
+    """
 
-    def __init__(self, api: Api, seen: Seen, here: str, there: str) -> None:
-        self._api, self._seen, self._here, self._elsewhere = api, seen, here, there
+    def __init__(self, api: Api, seen: Seen, here: str, there: str, compare: Callable[[Object], None]) -> None:
+        self._api, self._seen, self._here, self._elsewhere, self._compare = api, seen, here, there, compare
         self._count = 0
 
     def bound(self, driver: str) -> list[Sample]:
@@ -136,7 +138,7 @@ class Trials:
         return [Sample(OURS, samples.ELSEWHERE, moved)]
 
     def many(self, driver: str, count: int) -> list[Sample]:
-        """So many at once."""
+        """So many at once; of ours the legs are compared before they go."""
         called = [self._name(driver) for _ in range(count)]
         found, began = [], time.monotonic()
         for name in called:
@@ -145,6 +147,9 @@ class Trials:
             found.append(Sample(driver, samples.ALL_BOUND, self._bound(called, MANY_SECONDS) - began))
         found.append(Sample(driver, samples.ALL_READY, self._ready(called, MANY_SECONDS) - began))
         lives = [self._known(name) if driver != NONE else Names(name) for name in called]
+        if driver == OURS:
+            for volume in self._whole([life.handle for life in lives]):
+                self._compare(volume)
         self._end(driver, lives, MANY_SECONDS)
         return found
 
@@ -190,6 +195,18 @@ class Trials:
 
         return self._seen.until(missing, "pods are ready", seconds=seconds)
 
+    def _whole(self, volumes: Sequence[str]) -> list[Object]:
+        """The VirtualVolumes, once all of their copies are in sync."""
+        found: list[Object] = []
+
+        def missing(there: There) -> str:
+            seen = there["virtualvolumes"]
+            found[:] = [seen[name] for name in volumes if name in seen]
+            return _named(name for name in volumes if _phase(seen.get(name)) != "Ready")
+
+        self._seen.until(missing, "all copies are in sync", seconds=MANY_SECONDS)
+        return found
+
     def _has(self, plural: str, name: str, part: str) -> float:
         def missing(there: There) -> str:
             found = there[plural].get(name, {}).get(part, {}).get("capacity", {}).get("storage", "0")
@@ -233,7 +250,7 @@ class Trials:
 
 
 @contextmanager
-def trials(cluster: Cluster, api: Api, here: str, there: str) -> Iterator[Trials]:
+def trials(cluster: Cluster, api: Api, here: str, there: str, compare: Callable[[Object], None]) -> Iterator[Trials]:
     """With classes, a namespace in which nothing is left of an earlier run, and watches."""
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": NAMESPACE}}
     cluster.apply(namespace(NAMESPACE), account, *classes())
@@ -241,7 +258,7 @@ def trials(cluster: Cluster, api: Api, here: str, there: str) -> Iterator[Trials
     cluster.kubectl(*left, seconds=SECONDS + 30)
     seen = Seen()
     with cluster.watch(seen.changed, seen.gone, (PODS, CLAIMS, VOLUMES, OWN_VOLUMES)):
-        yield Trials(api, seen, here, there)
+        yield Trials(api, seen, here, there, compare)
 
 
 def classes() -> list[Object]:

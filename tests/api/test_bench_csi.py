@@ -60,10 +60,14 @@ def kubelet(plane: ControlPlane) -> Iterator[None]:
     thread.join(10)
 
 
+def nothing_to_compare(volume: Object) -> None:
+    raise AssertionError(f"nothing has legs here: {volume}")
+
+
 def test_a_pod_is_seen_from_start_to_end_and_its_requests_are_counted(
     plane: ControlPlane, cluster: Cluster, kubelet: None
 ) -> None:
-    with trials.trials(cluster, plane.api, "n1", "n2") as trial:
+    with trials.trials(cluster, plane.api, "n1", "n2", nothing_to_compare) as trial:
         found = trial.life(NONE)
         before = trial.asked()
         trial.life(NONE)
@@ -77,7 +81,7 @@ def test_claims_are_taken_and_one_that_nobody_binds_is_named(
     plane: ControlPlane, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "SECONDS", 1.0)
-    with trials.trials(cluster, plane.api, "n1", "n2") as trial:
+    with trials.trials(cluster, plane.api, "n1", "n2", nothing_to_compare) as trial:
         began = time.monotonic()
         with pytest.raises(DemoError, match=r"claims are bound: not after 1 s; millpond-\d+"):
             trial.bound(OURS)
@@ -108,7 +112,7 @@ def test_a_larger_size_is_seen_where_the_kubelet_looks_at_a_changed_pod_alone(
             if api.request("GET", one)["metadata"].get("annotations"):
                 api.merge(f"{claim}/status", {"status": {"capacity": {"storage": asked}}})
 
-    with trials.trials(cluster, api, "n1", "n2") as trial:
+    with trials.trials(cluster, api, "n1", "n2", nothing_to_compare) as trial:
         api.request("POST", trials.CLAIMS, trials.claim(life.pod, OURS, trials.LATER))
         api.request("POST", trials.VOLUMES, persistent(life))
         api.merge(claim, {"spec": {"volumeName": life.persistent}})

@@ -178,6 +178,50 @@ def test_what_is_missing_is_said_when_time_is_up() -> None:
         seen.until(lambda there: "" if there["pods"] else "it is gone", "a is there", seconds=0)
 
 
+class Obliging:
+    """An API server in which everything that is asked for is there at once."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.seen, self.asked = seen, list[str]()
+
+    def request(self, verb: str, path: str, body: Any = None, **options: Any) -> None:
+        self.asked.append(verb)
+        _, _, plural = path.rpartition("/")
+        if verb == "DELETE":
+            folder, _, name = path.rpartition("/")
+            for plural in (folder.rpartition("/")[2], "persistentvolumes", "virtualvolumes"):
+                self.seen.gone(plural, name)
+            return
+        meta = {"name": body["metadata"]["name"]}
+        if plural == "pods":
+            ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+            self.seen.changed("pods", {"metadata": meta, "status": ready})
+            return
+        csi_source = {"csi": {"volumeHandle": meta["name"]}}
+        self.seen.changed("persistentvolumes", {"metadata": meta, "spec": csi_source})
+        self.seen.changed("virtualvolumes", {"metadata": meta, "status": {"phase": "Ready"}})
+        bound = {"metadata": meta, "spec": {"volumeName": meta["name"]}, "status": {"phase": "Bound"}}
+        self.seen.changed("persistentvolumeclaims", bound)
+
+
+def test_the_legs_of_many_at_once_are_compared_before_they_go() -> None:
+    seen = Seen()
+    api = Obliging(seen)
+    compared: list[tuple[str, int]] = []
+    trial = trials.Trials(
+        api,  # type: ignore[arg-type]
+        seen,
+        "n1",
+        "n2",
+        lambda volume: compared.append((volume["metadata"]["name"], api.asked.count("DELETE"))),
+    )
+    trial.many(OURS, 2)
+    assert compared == [("millpond-1", 0), ("millpond-2", 0)]
+    trial.many(PEER, 2)
+    assert len(compared) == 2
+    assert api.asked.count("DELETE") == 8
+
+
 DEPLOYMENT = {
     "spec": {
         "template": {

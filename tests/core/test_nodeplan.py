@@ -232,6 +232,7 @@ def test_an_attachment_has_patience_with_others_and_takes_its_own_time() -> None
     assert kinds(planned(v, alone, memory, down_since=late))[0] == "Record"
     unready = msgspec.structs.replace(memory, confirmed=4)
     assert "Record" not in kinds(planned(v, alone, unready, down_since=late))
+    assert kinds(planned(v, alone, unready, down_since={"b": AROUND.now - losing.OWN_SECONDS}))[0] == "Record"
 
     def near(memory: Memory, kernel: Kernel = alone, said: LegReport | None = None) -> dict[str, int]:
         return dict(look(volume(leg("a"), leg("b"), b=said), kernel, AROUND, memory).down)

@@ -29,6 +29,10 @@ ATTACH_SECONDS = 60.0
 once more, for the connection. What this node itself takes is no sign of a leg's loss, and nobody's writes are held yet.
 But it does not wait for a node that is known to be gone: somebody's pod waits all the same."""
 
+OWN_SECONDS = 600.0
+"""For so long at least an attachment waits while this node is not ready for its legs. A busy node is with time, but not
+one with a disk whose label cannot be written."""
+
 UNRECORDED_SECONDS = 60.0
 """With ``onFailure.unrecorded: Fail``: writes fail when the loss of a leg could not be recorded for so long."""
 
@@ -122,12 +126,12 @@ def _due(plan: Attaching, leg: Leg) -> str:
             return "it came back in a new life, its disk's cache may be lost"
     elif leg.state == "Rebuilding":
         return ""  # nothing waits for it
-    if not plan.nearness(leg.id):
-        return ""  # it is this node that takes its time
     since = plan.around.now - plan.around.down_since.get(leg.id, plan.around.now)
     patience = float(plan.volume.spec.on_failure.hold_seconds)
     if not plan.memory.assembled and leg.node not in plan.around.gone_nodes:
         patience = max(patience, ATTACH_SECONDS)
+    if not plan.nearness(leg.id):
+        patience = max(patience, OWN_SECONDS)
     if plan.around.cut_off and leg.node != plan.around.node:
         patience = max(patience, CUT_OFF_SECONDS)
     if plan.around.ending:

@@ -26,9 +26,14 @@ GUARD_SECONDS = 5.0
 
 log = logging.getLogger("millpond.csi")
 
+UNTAKEN_SECONDS = 600
+"""For so long a call may wait for a driver that is busy. gRPC itself cancels it after 30 s, and so fails on a starved
+node what it was about to begin; its callers pause then. They have deadlines of their own, of two minutes."""
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", 1 << 20),
     ("grpc.so_reuseport", 0),
+    ("grpc.server_max_unrequested_time_in_server", UNTAKEN_SECONDS),
 )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
+import millpond_csi.server
 from millpond_core import errors
 from millpond_csi import errors as csi_errors
 from millpond_csi.deadline import Deadline
@@ -23,13 +25,14 @@ from millpond_csi.health import health
 from millpond_csi.identity import Identity
 from millpond_csi.interceptors import VolumeLocks
 from millpond_csi.registration import Registration
-from millpond_csi.server import Server, serve, snake_case
+from millpond_csi.server import UNTAKEN_SECONDS, Server, serve, snake_case
 from millpond_csi.stubs import csi, registration
 from millpond_csi.validation import name_to_id
 
 KINDS = csi.DESCRIPTOR.services_by_name
 DELETE = "/csi.v1.Controller/DeleteVolume"
 SECRET = "tops3cret"
+UNTAKEN = "grpc.server_max_unrequested_time_in_server"
 
 
 class Controller:
@@ -360,6 +363,36 @@ async def test_a_socket_left_behind_is_replaced(tmp_path: Path) -> None:
     await server.start()
     assert (await ask(server.socket, "/csi.v1.Identity/Probe", csi.ProbeRequest(), csi.ProbeResponse)).ready.value
     await server.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("untaken", "codes"),
+    [(1, {"CANCELLED"}), (UNTAKEN_SECONDS, {"OK"})],
+    ids=["gRPC alone, with a second instead of its 30", "ours"],
+)
+async def test_a_busy_driver_has_its_callers_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, untaken: int, codes: set[str]
+) -> None:
+    options = dict(millpond_csi.server._OPTIONS)
+    assert options[UNTAKEN] == UNTAKEN_SECONDS > 300
+    monkeypatch.setattr(millpond_csi.server, "_OPTIONS", tuple({**options, UNTAKEN: untaken}.items()))
+    server = Server(tmp_path / "a.sock", [(KINDS["Identity"], Identity(ready))])
+    await server.start()
+
+    def probe() -> str:
+        with grpc.insecure_channel(f"unix:{server.socket}") as channel:
+            try:
+                channel.unary_unary("/csi.v1.Identity/Probe")(b"", timeout=30)
+            except grpc.RpcError as error:
+                return str(error.code().name)
+        return "OK"
+
+    calls = [asyncio.ensure_future(asyncio.to_thread(probe)) for _ in range(4)]
+    await asyncio.sleep(0)
+    time.sleep(3)  # noqa: ASYNC251  that is the point: nobody takes up what comes
+    got = await asyncio.wait_for(asyncio.gather(*calls), 30)
+    await server.stop(0)
+    assert codes <= set(got) <= codes | {"OK"}
 
 
 async def healthz(port: int, path: str = "/healthz") -> str:

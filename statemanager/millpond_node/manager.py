@@ -21,6 +21,7 @@ from millpond_node import holds
 from millpond_node.devices import Devices
 from millpond_node.host import Config, Ports
 from millpond_node.look import Looker
+from millpond_node.polls import Polls
 from millpond_node.still import Still
 from millpond_node.volumes import Volumes
 from millpond_node.work import Work
@@ -31,10 +32,6 @@ log = logging.getLogger(__name__)
 API_LEVEL = 1
 _RESTART_SECONDS = 60.0
 _DISKS, _STACKS = "disks", "stacks"
-_RESTS = 9.0
-"""Times as long as a look at all stacks took there is no other: the more volumes a node has, the longer it takes.
-It is for what others do here; the kernel tells of a lost path and of an array that changes.
-"""
 
 
 class StateManager:
@@ -49,16 +46,18 @@ class StateManager:
         self.still = Still(ports, config)
         self.herald = Herald(ports.kube)
         self.devices = Devices(ports, config, writer=self.writer, herald=self.herald, changed=self._devices_changed)
+        looker = Looker(ports, boot_id)
         self.volumes = Volumes(
             ports,
             config,
             devices=self.devices,
-            looker=Looker(ports, boot_id),
+            looker=looker,
             writer=self.writer,
             herald=self.herald,
             still=self.still,
             silence=self._silence,
         )
+        self.polls = Polls(ports, looker, self.volumes)
         self.scan = Work("scan", self._scan)
         self.volumes.reconciled = self.still.reconciled
         self.still.standings = self._standings
@@ -72,7 +71,7 @@ class StateManager:
         self._end_watch: Callable[[], None] = lambda: None
         self._restarting_until: str | None = None
         self._connected: list[str] = []
-        self._scanned = self._polls_from = float("-inf")
+        self._scanned = float("-inf")
 
     # --- life ---
 
@@ -300,12 +299,7 @@ class StateManager:
             self._connected = [*await self._ports.nvmet.connected(names.NVME_PORT)]
             self._report()
         elif self.devices.ready and self.volumes.volumes:
-            began, self._polls_from = self._ports.clock.boottime(), float("inf")
-            try:
-                await self.volumes.poll()
-            finally:
-                now = self._ports.clock.boottime()
-                self._polls_from = now + _RESTS * (now - began)
+            await self.polls.everything()
         return None
 
     def _devices_changed(self, changed: set[str]) -> None:
@@ -318,9 +312,9 @@ class StateManager:
             self.scan.ask(_DISKS)
         self.still.poll()
         if self.devices.ready:
-            await self.volumes.poll_connections()
-            self.volumes.ask_waiting()
-        if now >= self._polls_from:
+            await self.polls.connections()
+            self.polls.some_that_wait()
+        if self.polls.rested:
             self.scan.ask(_STACKS)
 
     @contextlib.asynccontextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -46,9 +45,6 @@ _BUILT_AT_ONCE = 4
 """So many stacks are built at the same time. Fifty at once kept each other waiting until steps ran into their deadlines
 (decision 26)."""
 
-_WAITING_AT_ONCE = 16
-"""So many volumes that wait for something are looked at each second, of perhaps hundreds."""
-
 _UP_AGAIN_SECONDS = 5.0
 """A path counts as down until it was up for so long: one that flutters is down."""
 
@@ -80,9 +76,6 @@ class Volume:
         self.rate: dict[str, tuple[float, int]] = {}
         self.planned: Plan = Plan()
         self.kernel: Kernel | None = None
-        self.shape: object = None
-        self.states: set[tuple[str, str]] = set()
-        """What stood here, and each connection with its state, when all were last looked at."""
         self.gone = False
         """The API server has it no more; it is kept for what stands here."""
         self.doubted = False
@@ -93,6 +86,11 @@ class Volume:
     @property
     def name(self) -> str:
         return self.volume.metadata.name
+
+    @property
+    def waits(self) -> bool:
+        """For something that time or somebody else may bring."""
+        return bool(self.planned.waits or self.planned.down or self.down_since)
 
     def see(self, volume: VirtualVolume) -> None:
         """Keep the newest of what is known and what was just read or delivered."""
@@ -171,8 +169,6 @@ class Volumes:
         """Called after each round of a volume."""
         self._watched: dict[str, Callable[[], None]] = {}
         self._turns = Turns(_BUILT_AT_ONCE)
-        self._turn = 0
-        """How many of those that wait were asked for so far."""
         self.ending = False
         """The node is shutting down."""
 
@@ -552,35 +548,6 @@ class Volumes:
     async def _answer(self, array: str) -> None:
         await self._ports.md.acknowledge(array)
 
-    async def poll(self) -> None:
-        """Look at the whole kernel; ask for every volume whose part of it has changed."""
-        look = await self._looker.look()
-        for name, known in self.volumes.items():
-            shape = look.of(known.volume.spec.uuid).shape()
-            if shape != known.shape:
-                known.shape = shape
-                self.work.ask(name)
-
-    async def poll_connections(self) -> None:
-        """Ask for every volume with a connection whose state has changed, which the kernel tells nobody."""
-        states: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        for nqn, state in (await self._ports.nvme.states()).items():
-            if leg := names.parse_nqn(nqn):
-                states[leg[0]].add((nqn, state))
-        for name, known in self.volumes.items():
-            seen = states[known.volume.spec.uuid]
-            if seen != known.states:
-                known.states = seen
-                self.work.ask(name)
-
-    def ask_waiting(self) -> None:
-        """Ask for some of the volumes that wait, in turn: most of what they wait for is told, or has its time."""
-        waiting = [name for name, known in self.volumes.items() if _waits(known)]
-        some = min(len(waiting), _WAITING_AT_ONCE)
-        for at in range(self._turn, self._turn + some):
-            self.work.ask(waiting[at % len(waiting)])
-        self._turn += some
-
     async def stop(self) -> None:
         """End what runs; the kernel goes on as it is."""
         for end in self._watched.values():
@@ -626,10 +593,6 @@ def _age(volume: VirtualVolume) -> tuple[int, int, int, int]:
         volume.status.mapping.record_seq,
         int(version) if version.isdecimal() else 0,
     )
-
-
-def _waits(known: Volume) -> bool:
-    return bool(known.planned.waits or known.planned.down or known.down_since)
 
 
 def _own(volume: VirtualVolume, node: str) -> NodeReport | None:

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 from node_cluster import Cluster
 
-from millpond_core.nodeplan.steps import Plan
 from millpond_node.look import Look
 
 
@@ -22,16 +21,16 @@ async def test_looks_that_take_long_leave_time_between_them(tmp_path: Path, monk
         await cluster.volume("v", "n1", "n2")
         await cluster.attach("v", "n1")
         manager = cluster.managers["n1"]
-        real, looks = manager.volumes.poll, 0
+        real, looks = manager.polls._looker.look, 0
 
-        async def slow() -> None:
+        async def slow() -> Look:
             nonlocal looks
             looks += 1
             await asyncio.sleep(2)
-            await real()
+            return await real()
 
         await cluster.pass_time(4)
-        monkeypatch.setattr(manager.volumes, "poll", slow)
+        monkeypatch.setattr(manager.polls._looker, "look", slow)
         await cluster.pass_time(100)
         assert 4 <= looks <= 6, "two seconds each, and eighteen of rest"
 
@@ -53,7 +52,7 @@ async def test_a_volume_is_attached_without_a_look_at_all_others(
             return Look({}, {}, {}, {})
 
         for manager in cluster.managers.values():
-            monkeypatch.setattr(manager.volumes, "poll", never)
+            monkeypatch.setattr(manager.polls, "everything", never)
             monkeypatch.setattr(manager.volumes._looker, "look", look)
         await cluster.volume("v", "n1", "n2")
         await cluster.attach("v", "n1")
@@ -64,13 +63,13 @@ async def test_of_many_volumes_that_wait_some_are_looked_at_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Cluster(tmp_path, "n1") as cluster:
-        volumes = cluster.managers["n1"].volumes
+        manager = cluster.managers["n1"]
         names = [f"v{number:02}" for number in range(40)]
-        waiting = {name: SimpleNamespace(planned=Plan(waits=("for something",)), down_since={}) for name in names}
+        waiting = {name: SimpleNamespace(waits=True) for name in names}
         asked: list[str] = []
-        monkeypatch.setattr(volumes, "volumes", {**waiting, "idle": SimpleNamespace(planned=Plan(), down_since={})})
-        monkeypatch.setattr(volumes.work, "ask", asked.append)
+        monkeypatch.setattr(manager.volumes, "volumes", {**waiting, "idle": SimpleNamespace(waits=False)})
+        monkeypatch.setattr(manager.volumes.work, "ask", asked.append)
         for _ in range(5):
-            volumes.ask_waiting()
+            manager.polls.some_that_wait()
         monkeypatch.undo()
     assert asked == names * 2, "sixteen each time"

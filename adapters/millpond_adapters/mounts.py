@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from millpond_adapters import sysfs
+from millpond_adapters import mountoptions, sysfs
 from millpond_adapters.run import run
 from millpond_core.errors import Busy, CommandFailed, Invalid, IOFailed, NotFound
 from millpond_core.observed import Contents, Mount, Usage
@@ -88,7 +88,15 @@ class NodeMounts:
 
     async def mount(self, device: str, target: str, fs_type: str, options: Sequence[str]) -> None:
         arguments = ["-o", ",".join(options)] if options else []
-        await run("mount", "-t", fs_type, *arguments, device, target, seconds=_MOUNT_SECONDS)
+        try:
+            await run("mount", "-t", fs_type, *arguments, device, target, seconds=_MOUNT_SECONDS)
+        except CommandFailed as error:
+            if objection := await mountoptions.objection(fs_type, options):
+                raise Invalid(
+                    f"the mount options {','.join(options)} are refused: {objection}; change mountOptions of the "
+                    "PersistentVolume and start the pod anew, and those of the StorageClass for volumes to come"
+                ) from error
+            raise
 
     async def grow(self, major_minor: str, target: str, fs_type: str) -> None:
         if fs_type == "xfs":

@@ -340,7 +340,9 @@ class Mounts(Protocol):
         """Replay and repair what can be repaired without a person. IOFailed when that is not enough."""
         ...
 
-    async def mount(self, device: str, target: str, fs_type: str, options: Sequence[str]) -> None: ...
+    async def mount(self, device: str, target: str, fs_type: str, options: Sequence[str]) -> None:
+        """Mount it there. Invalid: the filesystem does not take one of the options."""
+        ...
 
     async def grow(self, major_minor: str, target: str, fs_type: str) -> None:
         """Let an ext4 or xfs fill its device, which is mounted writable at ``target``. One that does already is done.

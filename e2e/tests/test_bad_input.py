@@ -139,3 +139,20 @@ def test_a_claim_that_does_not_fit_says_how_much_is_missing_and_where(
     work = workload(storage_class="millpond-mirrored", size="5Gi")
     message = pending(cluster, work, lambda text: "n1" in text and "Gi" in text)
     assert all(node.name in message for node in session.lab.nodes), message
+
+
+def test_a_wrong_mount_option_is_named_and_what_to_do_about_it_works(cluster: Cluster, workload: MakeWorkload) -> None:
+    cluster.apply(storage_class("e2e-option", copies=1) | {"mountOptions": ["noatime", "nosuch"]})
+    work = workload(storage_class="e2e-option")
+    cluster.apply(*work.claim_objects())
+    work.idle("hopeful")
+
+    def unsaid() -> str:
+        said = work.events("hopeful")
+        return "" if "Unknown parameter 'nosuch'" in said and "mountOptions of the PersistentVolume" in said else said
+
+    cluster.wait(unsaid, "an Event of the pod names the option", seconds=400)
+    cluster.kubectl("patch", "pv", work.bound()["metadata"]["name"], "-p", '{"spec": {"mountOptions": ["noatime"]}}')
+    work.delete_pod("hopeful")
+    work.idle("sure")
+    assert work.running("sure")

@@ -15,7 +15,7 @@ from millpond_adapters.dm import DeviceMapper
 from millpond_adapters.mounts import NodeMounts
 from millpond_adapters.run import run
 from millpond_core import names
-from millpond_core.errors import Busy, CommandFailed, IOFailed, MillpondError, NotFound
+from millpond_core.errors import Busy, CommandFailed, Invalid, IOFailed, MillpondError, NotFound
 from millpond_core.ports import Mounts
 from millpond_core.units import MIB, SECTOR
 
@@ -127,6 +127,43 @@ async def test_a_filesystem_is_made_mounted_written_and_checked(front: Front, fs
     assert Path(again, "file").read_text() == "kept"
     with pytest.raises(OSError, match="Read-only"):
         Path(again, "file").write_text("x")
+
+
+TAKEN = [
+    "noatime",
+    "nodiratime",
+    "nodev",
+    "nosuid",
+    "noexec",
+    "norelatime",
+    "lazytime",
+    "nofail",
+    "_netdev",
+    "x-a.b",
+    "ro",
+]
+
+
+@pytest.mark.parametrize(("fs_type", "wrong", "said"), [
+    ("ext4", "nosuch", "Unknown parameter 'nosuch'"),
+    ("ext4", "largeio", "Unknown parameter 'largeio'"),
+    ("ext4", "commit=soon", "Bad value for 'commit'"),
+    ("xfs", "nosuch=1", "Unknown parameter 'nosuch'"),
+    ("xfs", "data=ordered", "Unknown parameter 'data'"),
+])  # fmt: skip
+async def test_a_wrong_mount_option_is_named(front: Front, fs_type: str, wrong: str, said: str) -> None:
+    """mount(8) says the same of a wrong option and of a damaged filesystem; only the first is the caller's fault."""
+    await mounts.format(front.node, fs_type)
+    with pytest.raises(Invalid, match=said):
+        await front.mounted("staging", fs_type, *TAKEN, wrong)
+    await mounts.unmount(await front.mounted("staging", fs_type, *TAKEN))
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+async def test_what_is_no_filesystem_is_not_blamed_on_options(front: Front, fs_type: str) -> None:
+    own = "discard,inode64" if fs_type == "xfs" else "discard,commit=30"
+    with pytest.raises(CommandFailed):
+        await front.mounted("staging", fs_type, *TAKEN, *own.split(","))
 
 
 @pytest.mark.parametrize("fs_type", ["ext4", "xfs"])

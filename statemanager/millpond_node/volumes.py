@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -13,16 +12,17 @@ import msgspec
 from millpond_adapters.herald import Herald
 from millpond_core import names
 from millpond_core.errors import Busy, MillpondError
-from millpond_core.instants import stamp
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
-from millpond_core.model.virtualvolume import Leg, NodeReport, PathReport
+from millpond_core.model.virtualvolume import Leg
 from millpond_core.nodeplan import node as plans
+from millpond_core.nodeplan import telling
 from millpond_core.nodeplan.steps import SEVERING, Add, KillPods, Plan, Record, Remember, Step
 from millpond_core.nodeplan.view import Around, Kernel, Memory
 from millpond_node.devices import Devices
 from millpond_node.execute import Executor, Silence
 from millpond_node.host import Config, Ports
 from millpond_node.look import Looker
+from millpond_node.reports import Reports, Told
 from millpond_node.rundir import RunDir
 from millpond_node.still import Still
 from millpond_node.turns import Turns
@@ -71,9 +71,7 @@ class Volume:
         """Since when a task runs (CLOCK_BOOTTIME)."""
         self.paused: dict[str, float] = {}
         """Until when work that failed is not begun again (CLOCK_BOOTTIME)."""
-        self.reported: NodeReport | None = None
-        self.progress_at = 0.0
-        self.rate: dict[str, tuple[float, int]] = {}
+        self.told = Told()
         self.planned: Plan = Plan()
         self.kernel: Kernel | None = None
         self.gone = False
@@ -161,8 +159,7 @@ class Volumes:
         self._writer, self.herald, self.still = writer, herald, still
         self._executor = Executor(ports, devices, silence)
         self.store = RunDir(config.run_dir / "volumes")
-        self.reports = RunDir(config.run_dir / "reports")
-        """What is reported, for whoever looks on the node itself while the API server is away."""
+        self.reports = Reports(config, ports.clock, writer)
         self.work = Work("volume", self._reconcile)
         self.volumes: dict[str, Volume] = {}
         self.reconciled: Callable[[str], None] = lambda name: None
@@ -193,9 +190,13 @@ class Volumes:
         else:
             if known.volume.metadata.uid != volume.metadata.uid:
                 self._writer.again(VirtualVolume, volume.metadata.name)
+                known.told = Told()
+            before, back = known.volume, known.gone
             known.gone = False
             known.doubted = known.doubted or _age(volume)[:3] < _age(known.volume)[:3]
             known.see(volume)
+            if not (back or known.doubted or telling.concerns(before, known.volume)):
+                return
         self.work.ask(volume.metadata.name)
 
     def _copied(self, volume: VirtualVolume) -> bool:
@@ -279,8 +280,8 @@ class Volumes:
                 if known.planned.down.keys() - down.keys():
                     continue  # a path was just lost: look what its node says of its devices
                 break
-            if self._bad_news(known):
-                self._report(known, "")
+            if known.planned.report and known.told.takes_back(known.planned.report):
+                self._report(known, "")  # those who wait for a leg are told before it is cleared away
             error = await self._do(known, known.planned)
             if error is not None:
                 # What stands now is what is reported, with what went wrong.
@@ -289,7 +290,7 @@ class Volumes:
         self._report(known, str(error) if error else "")
         self._watch_array(known)
         self.reconciled(known.name)
-        known.said &= {_gist(wait) for wait in known.planned.waits} | ({_gist(str(error))} if error else set())
+        known.said &= {telling.gist(what) for what in (*known.planned.waits, str(error or ""))}
         if error is not None:
             return _RETRY_SECONDS
         if known.planned.steps:
@@ -469,66 +470,16 @@ class Volumes:
 
     def _say(self, known: Volume, level: int, what: str) -> None:
         """Log what holds on, once."""
-        if _gist(what) not in known.said:
-            known.said.add(_gist(what))
+        if telling.gist(what) not in known.said:
+            known.said.add(telling.gist(what))
             log.log(level, "volume %s: %s", known.name, what, extra={"volume": known.name})
 
-    # --- reports ---
-
     def _report(self, known: Volume, error: str) -> None:
-        report = known.planned.report
-        if report is None or (not known.volume.status.mapping.generation and not report.legs and not report.epoch):
+        if known.planned.report is None:
             return
-        before = known.reported or _own(known.volume, self._config.node)
-        report = self._timed(known, report, before)
-        if error:
-            report = msgspec.structs.replace(report, message="; ".join(filter(None, (error, report.message))))
-        if before is not None and msgspec.structs.replace(report, progress=before.progress) == before:
-            now = self._ports.clock.boottime()
-            kinds = [(p.leg, p.kind, p.halted) for p in report.progress]
-            same = kinds == [(p.leg, p.kind, p.halted) for p in before.progress]
-            if same and (not kinds or now - known.progress_at < self._config.progress_seconds):
-                if known.reported is None:
-                    known.reported = before
-                if kinds:
-                    self.work.later(known.name, self._config.progress_seconds)
-                return
-        if report.progress:
-            known.progress_at = self._ports.clock.boottime()
-            self.work.later(known.name, self._config.progress_seconds)
-        known.reported = report
-        self.reports.save(known.name, report)
-        self._writer.write(VirtualVolume, known.name, {"nodes": [msgspec.to_builtins(report)]})
-
-    def _bad_news(self, known: Volume) -> bool:
-        """Whether a leg here cannot be had any more: those who wait for it are told before it is cleared away."""
-        report = known.planned.report
-        if report is None or known.reported is None:
-            return False
-        offered = {leg.id for leg in report.legs if leg.nqn}
-        return any(leg.nqn and leg.id not in offered for leg in known.reported.legs)
-
-    def _timed(self, known: Volume, report: NodeReport, before: NodeReport | None) -> NodeReport:
-        """With the points in time and rates that a plan does not know."""
-        wall, now = self._ports.clock.now(), self._ports.clock.boottime()
-        old = {path.id: path for path in before.paths} if before else {}
-        paths = []
-        for path in report.paths:
-            was = old.get(path.id, PathReport(id=path.id))
-            since = was.since if was.path == path.path and was.since else stamp(wall)
-            held = known.held_since.get(path.id)
-            holding = ""
-            if held is not None:
-                holding = was.holding_since or stamp(wall - (now - held))
-            paths.append(msgspec.structs.replace(path, since=since, holding_since=holding))
-        progress = []
-        for one in report.progress:
-            began = known.rate.setdefault(one.leg, (now, one.done_bytes))
-            rate = int((one.done_bytes - began[1]) / (now - began[0])) if now > began[0] else 0
-            progress.append(msgspec.structs.replace(one, rate=0 if one.halted else max(rate, 0)))
-        copying = {one.leg for one in progress if not one.halted}
-        known.rate = {leg: began for leg, began in known.rate.items() if leg in copying}
-        return msgspec.structs.replace(report, paths=paths, progress=progress)
+        again = self.reports.tell(known.volume, known.told, known.planned.report, known.held_since, error)
+        if again is not None:
+            self.work.later(known.name, again)
 
     # --- the kernel's own news ---
 
@@ -579,11 +530,6 @@ def _loss(step: Step) -> bool:
     return ends or (isinstance(step, Record) and step.old == "InSync")
 
 
-def _gist(sentence: str) -> str:
-    """A sentence without its counts: the same thing said a second later is not news."""
-    return re.sub(r"\b[0-9]+ (s|times)\b", "", sentence)
-
-
 def _age(volume: VirtualVolume) -> tuple[int, int, int, int]:
     """Orders the states of one volume's object: none of these numbers ever falls."""
     version = volume.metadata.resource_version
@@ -593,10 +539,6 @@ def _age(volume: VirtualVolume) -> tuple[int, int, int, int]:
         volume.status.mapping.record_seq,
         int(version) if version.isdecimal() else 0,
     )
-
-
-def _own(volume: VirtualVolume, node: str) -> NodeReport | None:
-    return next((entry for entry in volume.status.nodes if entry.node == node), None)
 
 
 def _stands(known: Volume) -> bool:

@@ -39,7 +39,7 @@ def plan(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) 
     down = attaching.down if volume.status.attachment.node == around.node else ()
     return Plan(
         parts=tuple(part for part in parts if part),
-        waits=(*attaching.waits, *on_disk.waits),
+        waits=_waits(attaching, on_disk),
         down={leg: attaching.nearness(leg) for leg in down},
         wake=attaching.wake,
         report=_report(attaching, on_disk, fenced=fenced),
@@ -98,7 +98,6 @@ def _report(attaching: Attaching, on_disk: legs.LegsPlan, *, fenced: bool) -> No
         front = "Fenced" if fenced else "Suspended" if stack.front.suspended else "Active"
         if not memory.assembled and not fenced:
             front = "None"
-    waits = (*attaching.waits, *on_disk.waits)
     return NodeReport(
         node=attaching.around.node,
         boot_id=attaching.kernel.boot_id,
@@ -116,8 +115,14 @@ def _report(attaching: Attaching, on_disk: legs.LegsPlan, *, fenced: bool) -> No
         progress=[*_progress(attaching), *scrubbing.progress(attaching)],
         scrub=scrubbing.report(memory.scrub),
         longest_hold_ms=memory.longest_hold_ms,
-        message="; ".join(waits),
+        message="; ".join(_waits(attaching, on_disk)),
     )
+
+
+def _waits(attaching: Attaching, on_disk: legs.LegsPlan) -> tuple[str, ...]:
+    """Each once: without those that another one begins with and says more."""
+    said = [*dict.fromkeys((*attaching.waits, *on_disk.waits))]
+    return tuple(one for one in said if not any(more != one and more.startswith(one) for more in said))
 
 
 def _paths(attaching: Attaching) -> list[PathReport]:

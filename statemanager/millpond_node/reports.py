@@ -56,6 +56,8 @@ class Reports:
         report = self._timed(told, report, held_since)
         if error:
             report = msgspec.structs.replace(report, message="; ".join(filter(None, (error, report.message))))
+        if told.report is None and report == NodeReport(node=report.node, boot_id=report.boot_id):
+            return None  # it was planned before the volume had a mapping
         pace = self._config.progress_seconds
         looks = pace if report.progress else None  # nobody tells how far a copy is
         due = telling.patience(told.report, report, numbers=pace)

@@ -29,6 +29,7 @@ from millpond_core.master.steps import (
 from millpond_core.master.world import KINDS, PROTECTED, UNLIMITED, Health, Object, RebuildLimits, World
 from millpond_core.model import Quiescence, StorageDevice, StorageNode, VirtualVolume
 from millpond_core.ports import Clock, Kube, Reference
+from millpond_core.telling import WORDS_SECONDS
 from millpond_operator import claims
 from millpond_operator.agenda import Agenda, Key
 
@@ -74,6 +75,8 @@ class Master:
         """Volumes that wait for room, or for their turn."""
         self._untold: set[Key] = set()
         """Volumes whose claim could not be told how they are."""
+        self._told_at: dict[Key, float] = {}
+        """When a status was written last (CLOCK_BOOTTIME)."""
 
     # --- what is known ---
 
@@ -121,6 +124,7 @@ class Master:
             self.agenda.drop(_key(obj))
             self._starving.discard(_key(obj))
             self._untold.discard(_key(obj))
+            self._told_at.pop(_key(obj), None)
             self._touch(last)
             self._feed_starving()
 
@@ -200,6 +204,9 @@ class Master:
                 if key in self._untold and isinstance(obj, VirtualVolume):
                     await self._claim(obj, health.of(obj))
                 return
+            if decision.words and self._told_at.get(key, float("-inf")) + WORDS_SECONDS > self._clock.boottime():
+                self.agenda.add(key, self._told_at[key] + WORDS_SECONDS)
+                return
             if decision.why:
                 log.info("%s: %s", key, decision.why)
             # First: a master that dies between the two leaves the difference for its successor to find.
@@ -225,6 +232,7 @@ class Master:
                     self._merged(await self._kube.merge(kind, name, patch))  # type: ignore[arg-type]
                 case Apply(kind, name, status):
                     applied = await self._kube.apply_status(kind, name, status, manager=names.MASTER)
+                    self._told_at[target] = self._clock.boottime()
                     self.put(applied)  # type: ignore[arg-type]
                 case Create(obj):
                     self.put(await self._kube.create(obj))  # type: ignore[arg-type]

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from millpond_core import telling
 from millpond_core.instants import stamp
 from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import NodeReport, PathReport
-from millpond_core.nodeplan import telling
 from millpond_core.ports import Clock
 from millpond_node.host import Config
 from millpond_node.rundir import RunDir

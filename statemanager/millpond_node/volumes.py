@@ -10,12 +10,11 @@ from typing import Any
 import msgspec
 
 from millpond_adapters.herald import Herald
-from millpond_core import names
+from millpond_core import names, telling
 from millpond_core.errors import Busy, MillpondError
 from millpond_core.model import StorageDevice, StorageNode, VirtualVolume
 from millpond_core.model.virtualvolume import Leg
 from millpond_core.nodeplan import node as plans
-from millpond_core.nodeplan import telling
 from millpond_core.nodeplan.steps import SEVERING, Add, KillPods, Plan, Record, Remember, Step
 from millpond_core.nodeplan.view import Around, Kernel, Memory
 from millpond_node.devices import Devices

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from millpond_core.model import ObjectMeta, VirtualVolume
 from millpond_core.model.nodereport import LegReport, PathReport, Progress
 from millpond_core.model.virtualvolume import NodeReport, VirtualVolumeStatus
-from millpond_core.nodeplan.telling import WORDS_SECONDS, concerns, patience
+from millpond_core.telling import WORDS_SECONDS, concerns, patience
 
 LEG = LegReport(id="a", message="it is being zeroed")
 COPY = Progress(leg="b", kind="Full", done_bytes=5, total_bytes=9)

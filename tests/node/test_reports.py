@@ -14,7 +14,7 @@ from node_cluster import Cluster
 from millpond_core import names
 from millpond_core.model import ObjectMeta, VirtualVolume
 from millpond_core.model.virtualvolume import Layout, Mapping, VirtualVolumeSpec
-from millpond_core.nodeplan.telling import WORDS_SECONDS
+from millpond_core.telling import WORDS_SECONDS
 from millpond_core.units import MIB
 
 

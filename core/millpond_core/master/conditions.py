@@ -67,6 +67,12 @@ def applied(status: Wire, fields: Mapping[str, Any], *, keyed: Mapping[str, froz
     return True
 
 
+def wordless(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """``fields`` without their sentences for people: ``message``, and those of ``conditions``."""
+    plain = [msgspec.structs.replace(condition, message="") for condition in fields["conditions"]]
+    return {**fields, "message": "", "conditions": plain}
+
+
 def partial(status: type[Wire], fields: Mapping[str, Any]) -> dict[str, Any]:
     """``fields`` (struct's names) in wire form: defaults included, since what is applied is owned; None left out."""
     encoded = dict(zip(status.__struct_fields__, status.__struct_encode_fields__, strict=True))

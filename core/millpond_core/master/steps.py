@@ -86,6 +86,8 @@ class Act:
     notices: tuple[Notice, ...] = ()
     claim: Conditions | None = None
     """What the volume's claim is to say from now on (``master.health``); None: what it says already."""
+    words: bool = False
+    """It changes words alone, which nobody acts on and the next moment may replace."""
 
 
 @dataclass(frozen=True, slots=True)

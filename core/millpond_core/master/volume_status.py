@@ -15,6 +15,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from millpond_core.errors import Invalid
 from millpond_core.instants import clock, span
 from millpond_core.machine import USABLE
@@ -36,7 +38,13 @@ def decide(world: World, volume: VirtualVolume, decision: Decision, now: float) 
     step = Apply(VirtualVolume, volume.metadata.name, conditions.partial(VirtualVolumeStatus, fields))
     before, after = health.of(volume), health.unhealthy(fields["phase"], fields["conditions"])
     notices = tuple(replace(notice, claim=bool(before or after)) for notice in _notices(volume, fields))
-    return Act(step, "", notices, claim=after if after != before else None)
+    words = volume.status.observed_generation > 0 and not notices and after == before and _same_facts(volume, fields)
+    return Act(step, "", notices, claim=after if after != before else None, words=words)
+
+
+def _same_facts(volume: VirtualVolume, fields: dict[str, Any]) -> bool:
+    there = conditions.wordless({"conditions": volume.status.conditions})
+    return conditions.applied(msgspec.structs.replace(volume.status, **there), conditions.wordless(fields))
 
 
 def status(world: World, volume: VirtualVolume, decision: Decision, now: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from millpond_core.model import VirtualVolume
 from millpond_core.model.virtualvolume import NodeReport
 
 WORDS_SECONDS = 3.0
-"""For so long after a report there is none for its words alone: what they tell of has passed by then, as a rule."""
+"""For so long after a report, or a status, there is none for its words alone: as a rule they are over by then."""
 
 
 def patience(before: NodeReport | None, now: NodeReport, *, numbers: float) -> float | None:

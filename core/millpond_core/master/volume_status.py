@@ -38,7 +38,7 @@ def decide(world: World, volume: VirtualVolume, decision: Decision, now: float) 
     step = Apply(VirtualVolume, volume.metadata.name, conditions.partial(VirtualVolumeStatus, fields))
     before, after = health.of(volume), health.unhealthy(fields["phase"], fields["conditions"])
     notices = tuple(replace(notice, claim=bool(before or after)) for notice in _notices(volume, fields))
-    words = volume.status.observed_generation > 0 and not notices and after == before and _same_facts(volume, fields)
+    words = not notices and after == before and _same_facts(volume, fields)
     return Act(step, "", notices, claim=after if after != before else None, words=words)
 
 

@@ -37,12 +37,13 @@ def plan(volume: VirtualVolume, kernel: Kernel, around: Around, memory: Memory) 
         changes = {"generation": mapping.generation, "record_seq": mapping.record_seq}
         parts.append((Remember(changes=changes, why=news),))
     down = attaching.down if volume.status.attachment.node == around.node else ()
+    waits = _waits(attaching, on_disk)
     return Plan(
         parts=tuple(part for part in parts if part),
-        waits=_waits(attaching, on_disk),
+        waits=waits,
         down={leg: attaching.nearness(leg) for leg in down},
         wake=attaching.wake,
-        report=_report(attaching, on_disk, fenced=fenced),
+        report=_report(attaching, on_disk, waits, fenced=fenced),
     )
 
 
@@ -91,7 +92,7 @@ def _attach(attaching: Attaching, newer: str) -> bool:
     return False
 
 
-def _report(attaching: Attaching, on_disk: legs.LegsPlan, *, fenced: bool) -> NodeReport:
+def _report(attaching: Attaching, on_disk: legs.LegsPlan, waits: tuple[str, ...], *, fenced: bool) -> NodeReport:
     volume, memory, stack = attaching.volume, attaching.memory, attaching.stack
     front: FrontState = "None"
     if stack.front is not None:
@@ -115,7 +116,7 @@ def _report(attaching: Attaching, on_disk: legs.LegsPlan, *, fenced: bool) -> No
         progress=[*_progress(attaching), *scrubbing.progress(attaching)],
         scrub=scrubbing.report(memory.scrub),
         longest_hold_ms=memory.longest_hold_ms,
-        message="; ".join(_waits(attaching, on_disk)),
+        message="; ".join(waits),
     )
 
 
